@@ -108,6 +108,8 @@ class OracleSettings(Section):
     """`rules`: the policy's own checks. `scripted`: verdicts from a file."""
     path: str | None = None
     """For `scripted`: JSONL of `{prompt, response, label, reason?, rules?}`."""
+    fallbacks: bool = False
+    """For `rules`: let the checks of rules that need a judge stand in for it; the oracle's identity names them."""
     batch_size: PositiveInt = 256
     """The most questions in one call of the oracle."""
 
@@ -115,6 +117,8 @@ class OracleSettings(Section):
     def _needs_path(self) -> OracleSettings:
         if (self.kind == "scripted") != (self.path is not None):
             raise ValueError("oracle.path belongs to kind 'scripted', which needs it")
+        if self.fallbacks and self.kind != "rules":
+            raise ValueError("oracle.fallbacks belongs to kind 'rules'")
         return self
 
 

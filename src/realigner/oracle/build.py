@@ -12,8 +12,8 @@ from realigner.policy import Policy
 from realigner.recipe import OracleSettings
 
 
-def _rules(settings: OracleSettings, policy: Policy) -> Oracle:  # noqa: ARG001
-    return RuleOracle(policy)
+def _rules(settings: OracleSettings, policy: Policy) -> Oracle:
+    return RuleOracle(policy, settings.fallbacks)
 
 
 def _scripted(settings: OracleSettings, policy: Policy) -> Oracle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from realigner.policy.checks import Check
-from realigner.policy.policy import Policy, Rule, RuleExample
+from realigner.policy.policy import Policy
+from realigner.policy.rule import Rule, RuleExample
 
 __all__ = ["Check", "Policy", "Rule", "RuleExample"]

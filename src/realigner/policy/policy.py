@@ -1,113 +1,25 @@
-"""A policy: versioned rules, what each says of a response, and how their verdicts become one decision."""
+"""A policy: versioned rules, the decision that joins their verdicts, and its identity."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from realigner.errors import PolicyError
-from realigner.policy.base import BaseCheck, quote, yes_or_no
-from realigner.policy.checks import Check
-from realigner.policy.code import Permission, PythonCheck
+from realigner.errors import OracleError, PolicyError
+from realigner.policy.base import quote
+from realigner.policy.code import Permission
+from realigner.policy.decisions import Decision, Shares, Threshold, decide, shares, undecidable
 from realigner.policy.faults import explain, read_policy_file
-from realigner.records import Judgement, Label, Prompt, RuleVerdict, Verdict, user_prompt
-
-Tier = Literal["critical", "high", "standard", "reduced"]
-DOES_NOT_APPLY = "does not apply"
+from realigner.policy.rule import Part, Rule, digest
+from realigner.records import Prompt, RuleVerdict, Verdict, user_prompt
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RuleExample(_Part):
-    """A response whose label under this ONE rule is known; a policy that contradicts it does not load."""
-
-    text: str
-    label: Literal["compliant", "non_compliant"]
-    why: str
-    prompt: str = ""
-
-
-class Rule(_Part):
-    """One rule. A response breaks it where `when` matches, `forbid` does (or `require` does not), `unless` does not."""
-
-    id: str = Field(pattern=r"^\S+$")
-    text: str = Field(min_length=1)
-    tier: Tier = "standard"
-    when: Check | None = None
-    unless: Check | None = None
-    forbid: Check | None = None
-    require: Check | None = None
-    examples: tuple[RuleExample, ...] = ()
-
-    @model_validator(mode="after")
-    def _one_demand(self) -> Rule:
-        if (self.forbid is None) == (self.require is None):
-            found = "neither forbid nor require" if self.forbid is None else "both forbid and require"
-            raise ValueError(f"has {found}; give exactly one")
-        return self
-
-    @cached_property
-    def hash(self) -> str:
-        """Identity of everything that can change this rule's verdict: not its tier, not its examples."""
-        content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"tier", "examples"})
-        return _digest([content, self._code()])
-
-    def judge(self, prompt: Prompt, response: str) -> RuleVerdict:
-        """Return what this rule says of `response` as an answer to `prompt`."""
-        return RuleVerdict(self.id, *self._judge(Judgement(prompt, response)))
-
-    def _judge(self, question: Judgement) -> tuple[Label, str]:
-        """Ask the checks in order; the first that has no yes or no settles the rule."""
-        if self.when is not None:
-            finding = yes_or_no(self.when.find(question, "prompt"))
-            if finding.matched is None:
-                return finding.label or Label.INVALID, finding.fact
-            if not finding.matched:
-                return Label.COMPLIANT, DOES_NOT_APPLY
-        demand = self.forbid or self.require
-        assert demand is not None  # by _one_demand
-        finding = demand.find(question, "response")
-        if finding.label is not None and finding.label is not Label.NON_COMPLIANT:
-            return finding.label, finding.fact
-        broken = finding.label is Label.NON_COMPLIANT or finding.matched == (self.forbid is not None)
-        if not broken:
-            return Label.COMPLIANT, finding.fact
-        if self.unless is not None:
-            exception = yes_or_no(self.unless.find(question, "response"))
-            if exception.matched is None:
-                return exception.label or Label.INVALID, exception.fact
-            if exception.matched:
-                return Label.COMPLIANT, f"excepted: {exception.fact}"
-        return Label.NON_COMPLIANT, finding.fact
-
-    def _code(self) -> list[str]:
-        return [part.code_hash for part in self._checks() if isinstance(part, PythonCheck)]
-
-    def _checks(self) -> Iterator[BaseCheck]:
-        for check in (self.when, self.unless, self.forbid, self.require):
-            if check is not None:
-                yield from check.walk()
-
-
-def any_violation(rules: Sequence[RuleVerdict]) -> Label:
-    """One broken rule decides; else one unanswered rule leaves the response undecided; else it complies."""
-    labels = {rule.label for rule in rules}
-    order = (Label.NON_COMPLIANT, Label.INVALID, Label.UNSURE)
-    return next((label for label in order if label in labels), Label.COMPLIANT)
-
-
-DECISIONS: dict[str, Callable[[Sequence[RuleVerdict]], Label]] = {"any_violation": any_violation}
-
-
-class Policy(_Part):
+class Policy(Part):
     """A versioned set of rules and the decision rule that joins their verdicts."""
 
     id: str = Field(pattern=r"^\S+$")
@@ -115,7 +27,9 @@ class Policy(_Part):
     title: str = Field(min_length=1)
     supersedes: str | None = None
     """The policy that this one replaces, e.g. `house-style 1.0`; for readers, it changes no verdict."""
-    decision: Literal["any_violation"] = "any_violation"
+    decision: Decision = "any_violation"
+    threshold: Threshold = Threshold()
+    """Used by the decision `threshold`."""
     rules: tuple[Rule, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -127,9 +41,18 @@ class Policy(_Part):
             first[rule.id] = number
         return self
 
+    @model_validator(mode="after")
+    def _can_decide(self) -> Policy:
+        if self.decision != "threshold" and self.threshold != Threshold():
+            raise ValueError(f"threshold belongs to `decision: threshold`, not to {self.decision}; remove it")
+        fault = undecidable(self.decision, self.rules, self.threshold)
+        if fault:
+            raise ValueError(fault)
+        return self
+
     @classmethod
     def load(cls, path: str | Path, allow_code: bool = False) -> Policy:
-        """Read a policy file and check its rules against their own examples.
+        """Read a policy file and check its deterministic rules against their own examples.
 
         Args:
             path: a YAML file in UTF-8; docs/policy.md describes it.
@@ -174,24 +97,78 @@ class Policy(_Part):
     def hash(self) -> str:
         """16 hex digits of SHA-256 over the canonical JSON: equal for equal policies, code of checks included."""
         content = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        return _digest([content, [rule._code() for rule in self.rules]])
+        return digest([content, [rule.code() for rule in self.rules]])
 
-    def judge(self, prompt: Prompt, response: str) -> Verdict:
-        """Ask every rule about one response and decide."""
+    @property
+    def wording_rules(self) -> tuple[Rule, ...]:
+        """The rules that a judge decides by their wording: `by: llm` and `by: classifier`."""
+        return tuple(rule for rule in self.rules if rule.by != "rules")
+
+    @cached_property
+    def shares(self) -> Shares:
+        """How much each rule counts in the decision."""
+        return shares(self.decision, self.rules, self.threshold)
+
+    def refuse_without_judge(self, fallbacks: bool = False) -> None:
+        """Refuse to be judged by checks alone where a rule needs a judge.
+
+        Args:
+            fallbacks: whether the checks of wording rules may stand in for their judge.
+
+        Raises:
+            OracleError: it names the rules, and what can be done.
+        """
+        needy = [rule for rule in self.wording_rules if not (fallbacks and rule.has_checks)]
+        if not needy:
+            return
+        names = ", ".join(f"{rule.id} ({rule.by})" for rule in needy)
+        remedy = "Set oracle.kind: judges"
+        if not fallbacks and all(rule.has_checks for rule in needy):
+            remedy += ", or let their deterministic fallbacks stand in with oracle.fallbacks: true"
+        without = "" if not fallbacks else " without a deterministic fallback"
+        raise OracleError(
+            f"policy {self.id} {self.version}: {_count(len(needy), 'rule')} judged by wording{without}: {names}",
+            "this policy needs a judge; checks alone cannot decide it",
+            remedy,
+        )
+
+    def judge(self, prompt: Prompt, response: str, fallbacks: bool = False) -> Verdict:
+        """Ask every rule's checks about one response and decide.
+
+        Args:
+            prompt: what was asked.
+            response: what is judged.
+            fallbacks: let the checks of wording rules stand in for their judge.
+
+        Raises:
+            OracleError: a rule needs a judge.
+        """
+        self.refuse_without_judge(fallbacks)
         return self.decide([rule.judge(prompt, response) for rule in self.rules])
 
     def decide(self, rules: Sequence[RuleVerdict]) -> Verdict:
-        """Join the verdicts of the rules by the policy's decision rule; the reason names those that decided."""
-        label = DECISIONS[self.decision](rules)
-        if label is Label.COMPLIANT:
-            return Verdict(label, tuple(rules), "no rule is broken")
-        deciding = (f"{rule.rule}: {rule.reason}" for rule in rules if rule.label is label)
-        return Verdict(label, tuple(rules), "; ".join(deciding))
+        """Join the verdicts of the rules by the policy's decision rule; the reason names those that decided.
 
-    def check_examples(self) -> list[str]:
-        """Return one line for every example whose label differs from what its own rule says; empty if none."""
+        Raises:
+            ValueError: there is not exactly one verdict for each rule, so a rule would pass unjudged.
+        """
+        if Counter(verdict.rule for verdict in rules) != Counter(rule.id for rule in self.rules):
+            found, wanted = (", ".join(names) for names in ([v.rule for v in rules], [r.id for r in self.rules]))
+            raise ValueError(f"one verdict for each rule is needed ({wanted}); given: {found or 'none'}")
+        label, reason = decide(rules, self.shares)
+        return Verdict(label, tuple(rules), reason)
+
+    def check_examples(self, fallbacks: bool = False) -> list[str]:
+        """Return one line for every example whose label differs from what the checks of its own rule say.
+
+        Args:
+            fallbacks: ask the checks of wording rules too. They are stand-ins and may be wrong; without it, only
+                deterministic rules are held to their examples.
+        """
         lines = []
         for rule in self.rules:
+            if rule.by != "rules" and not (fallbacks and rule.has_checks):
+                continue
             for number, example in enumerate(rule.examples, start=1):
                 verdict = rule.judge(user_prompt(example.prompt), example.text)
                 if verdict.label != example.label:
@@ -202,6 +179,5 @@ class Policy(_Part):
         return lines
 
 
-def _digest(content: object) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
