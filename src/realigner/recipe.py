@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from realigner.errors import RecipeError, did_you_mean
+from realigner.recipe_parts import (
+    A_FILE,
+    FileOrId,
+    FilePath,
+    NonNegativeFloat,
+    OptionalFilePath,
+    PathMark,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    place_paths,
+)
 
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+__all__ = ["Recipe", "Section"]
 
 
 class LoraSettings(Section):
@@ -42,7 +46,7 @@ class LoraSettings(Section):
 class ModelSettings(Section):
     """The aligned model to start from. It is also the frozen reference."""
 
-    path: str
+    path: FileOrId
     """Local directory (safetensors; a PEFT adapter directory is merged into its base) or hub id."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
@@ -72,7 +76,7 @@ class FieldMap(Section):
 class DataSettings(Section):
     """The OLD preference data."""
 
-    path: str
+    path: FileOrId
     """JSONL (also .gz), Parquet, a directory written by `datasets`, or a hub id."""
     format: Literal["auto", "trl", "pku-saferlhf", "hh-rlhf"] = "auto"
     """How a row is read, see data.md. `auto`: told from the first row that shows it."""
@@ -95,7 +99,7 @@ class DataSettings(Section):
 class PolicySettings(Section):
     """The NEW policy."""
 
-    path: str
+    path: FilePath
     """The policy file, see policy.md."""
     allow_code: bool = False
     """Permit `python:` checks, which import and call code named in the policy file."""
@@ -106,7 +110,7 @@ class OracleSettings(Section):
 
     kind: Literal["rules", "scripted"] = "rules"
     """`rules`: the policy's own checks. `scripted`: verdicts from a file."""
-    path: str | None = None
+    path: OptionalFilePath = None
     """For `scripted`: JSONL of `{prompt, response, label, reason?, rules?}`."""
     fallbacks: bool = False
     """For `rules`: let the checks of rules that need a judge stand in for it; the oracle's identity names them."""
@@ -125,7 +129,7 @@ class OracleSettings(Section):
 class CorrectionSettings(Section):
     """Proposed answers y_c for PUNISH pairs."""
 
-    path: str
+    path: FilePath
     """JSONL of `{id, correction}`; `id` is the pair's id in triage.parquet or in the data."""
 
 
@@ -168,7 +172,7 @@ class GoldSettings(Section):
     accepted correction. `file`: the whole batch comes from `path`."""
     size: Annotated[int, Field(ge=1)] = 24
     """Pairs in the gold batch: a third each retained, INVERT and PUNISH. `file` takes all its pairs instead."""
-    path: str | None = None
+    path: OptionalFilePath = None
     """For `file`: preference pairs whose `chosen` is right under the NEW policy."""
 
     @model_validator(mode="after")
@@ -291,7 +295,7 @@ class ReportSettings(Section):
 class Recipe(Section):
     """Everything that decides a run."""
 
-    output: str
+    output: FilePath
     """The run directory."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the split, the gold batch, the adapter, the order of training, the prompts drawn and sampling."""
@@ -412,29 +416,9 @@ def _known_keys(location: Sequence[str]) -> list[str]:
 def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     """Make file paths absolute. A model or data name that is no file beside the recipe stays a hub id."""
 
-    def place(text: str) -> str:
-        return str((base / Path(text).expanduser()).resolve())
+    def place(text: str, mark: PathMark) -> str:
+        if mark == A_FILE or text.startswith((".", "~", "/")) or (base / text).exists():
+            return str((base / Path(text).expanduser()).resolve())
+        return text
 
-    def place_if_local(text: str) -> str:
-        looks_local = text.startswith((".", "~", "/")) or (base / text).exists()
-        return place(text) if looks_local else text
-
-    changes: dict[str, Any] = {
-        "output": place(recipe.output),
-        "model": recipe.model.model_copy(update={"path": place_if_local(recipe.model.path)}),
-        "data": recipe.data.model_copy(update={"path": place_if_local(recipe.data.path)}),
-        "policy": recipe.policy.model_copy(update={"path": place(recipe.policy.path)}),
-    }
-    if recipe.oracle.path is not None:
-        changes["oracle"] = recipe.oracle.model_copy(update={"path": place(recipe.oracle.path)})
-    if recipe.corrections is not None:
-        path = place(recipe.corrections.path)
-        changes["corrections"] = recipe.corrections.model_copy(update={"path": path})
-    if recipe.impact.gold.path is not None:
-        gold = recipe.impact.gold.model_copy(update={"path": place(recipe.impact.gold.path)})
-        changes["impact"] = recipe.impact.model_copy(update={"gold": gold})
-    if recipe.evaluate.oracle is not None and recipe.evaluate.oracle.path is not None:
-        oracle = recipe.evaluate.oracle
-        oracle = oracle.model_copy(update={"path": place(str(oracle.path))})
-        changes["evaluate"] = recipe.evaluate.model_copy(update={"oracle": oracle})
-    return recipe.model_copy(update=changes)
+    return cast(Recipe, place_paths(recipe, place))

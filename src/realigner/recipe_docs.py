@@ -6,15 +6,18 @@ import ast
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
-from realigner import recipe
+from pydantic import BaseModel
+
+from realigner import recipe, recipe_judges, recipe_parts
 
 _INTRODUCTION = """\
 # The recipe
 
-<!-- Made by `python -m realigner.recipe_docs > docs/recipe.md`. Change src/realigner/recipe.py instead. -->
+<!-- Made by `python -m realigner.recipe_docs > docs/recipe.md`. Change src/realigner/recipe*.py instead. -->
 
 A recipe is one YAML file that decides a run. `realigner init DIR` writes one to start from; only `output`,
 `model.path`, `data.path` and `policy.path` have to be given. The same schema is `realigner.recipe.Recipe` in Python,
@@ -27,20 +30,52 @@ realigner run recipe.yaml --set train.epochs=2 --set model.lora=null
 Paths are relative to the recipe's folder. An unknown key, a missing one or a value out of range stops before anything
 is done, and all faults are listed at once. `realigner check recipe.yaml` also looks at the files behind the keys.
 """
+_JUDGE = """\
+# Judges
+
+Wherever the tables above say *a judge*, one of these sections stands; its `kind` says which.
+"""
 _TYPES = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text"}
 _BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 
 
 def recipe_page() -> str:
     """Return docs/recipe.md: every key with its values, its default and its meaning."""
-    schema = recipe.Recipe.model_json_schema()
-    sections = {"Recipe": schema, **schema["$defs"]}
+    return page_of(recipe.Recipe)
+
+
+def page_of(root: type[BaseModel], *modules: ModuleType) -> str:
+    """Return the page of any schema; the docstrings of its classes are read from `modules`, by default the recipe's."""
+    schema = root.model_json_schema()
+    sections = {root.__name__: schema, **schema.get("$defs", {})}
     names: dict[str, list[str]] = {}
-    for dotted, title in _places(sections, "Recipe", ""):
+    for dotted, title in _places(sections, root.__name__, ""):
         names.setdefault(title, []).append(dotted)
-    meanings = _docstrings()
-    parts = [_section(sections, title, dotted, meanings[title]) for title, dotted in names.items()]
-    return "\n".join([_INTRODUCTION, *parts])
+    meanings = _docstrings(modules or (recipe, recipe_judges, recipe_parts))
+    parts = [
+        _section(sections, title, ", ".join(f"`{name}`" for name in dotted if name) or "Top level", meanings[title])
+        for title, dotted in names.items()
+    ]
+    judges = [
+        _section(sections, title, f"A judge of kind `{kind}`", meanings[title])
+        for kind, title in _kinds(sections).items()
+    ]
+    return "\n".join([_INTRODUCTION, *parts, *([_JUDGE, *judges] if judges else [])])
+
+
+def _kinds(sections: Mapping[str, Any]) -> dict[str, str]:
+    """Return the class of each kind of every union that is told apart by a key, wherever it stands."""
+    kinds: dict[str, str] = {}
+    for section in sections.values():
+        for field in section.get("properties", {}).values():
+            for option in (*field.get("anyOf", ()), field.get("items", {}), field):
+                mapping = option.get("discriminator", {}).get("mapping", {})
+                kinds |= {kind: _name_of(reference) for kind, reference in mapping.items()}
+    return kinds
+
+
+def _name_of(reference: str) -> str:
+    return reference.rpartition("/")[2]
 
 
 def _places(sections: Mapping[str, Any], title: str, dotted: str) -> Iterator[tuple[str, str]]:
@@ -49,17 +84,18 @@ def _places(sections: Mapping[str, Any], title: str, dotted: str) -> Iterator[tu
     for key, field in sections[title]["properties"].items():
         inner = _section_of(field)
         if inner:
-            yield from _places(sections, inner, f"{dotted}.{key}".lstrip("."))
+            each = "[]" if "items" in field else ""
+            yield from _places(sections, inner, f"{dotted}.{key}{each}".lstrip("."))
 
 
-def _section(sections: Mapping[str, Any], title: str, dotted: list[str], meanings: Mapping[str, str]) -> str:
-    heading = ", ".join(f"`{name}`" for name in dotted if name) or "Top level"
+def _section(sections: Mapping[str, Any], title: str, heading: str, meanings: Mapping[str, str]) -> str:
     table = ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = sections[title].get("required", [])
     for key, field in sections[title]["properties"].items():
         inner = _section_of(field)
-        value = "a section" + (" or `null`" if "anyOf" in field else "") if inner else _value(field)
-        default = "**required**" if key in required else _default(field, inner and sections[inner])
+        value = _value(field)
+        defaults = sections[inner] if inner and "items" not in field else ""
+        default = "**required**" if key in required else _default(field, defaults)
         meaning = meanings.get(key) or " ".join(sections[inner]["description"].split() if inner else ())
         table.append(
             "| " + " | ".join(text.replace("|", "\\|") for text in (f"`{key}`", value, default, meaning)) + " |"
@@ -68,19 +104,25 @@ def _section(sections: Mapping[str, Any], title: str, dotted: list[str], meaning
 
 
 def _section_of(field: Mapping[str, Any]) -> str:
-    """Return the class of a field that is itself a section, else an empty string."""
-    found = [option["$ref"] for option in field.get("anyOf", [field]) if "$ref" in option]
-    return str(found[0].rpartition("/")[2]) if found else ""
+    """Return the class of a field that is itself a section, or a list of sections, else an empty string."""
+    found = [option["$ref"] for option in (*field.get("anyOf", [field]), field.get("items", {})) if "$ref" in option]
+    return _name_of(found[0]) if found else ""
 
 
 def _value(field: Mapping[str, Any]) -> str:
     """Return what a field may hold, e.g. `whole number ≥ 1 or null`."""
     if "anyOf" in field:
         return " or ".join(_value(option) for option in field["anyOf"])
+    if "$ref" in field:
+        return "a section"
+    if "discriminator" in field:
+        return "a judge"
     if "enum" in field or "const" in field:
         return ", ".join(f"`{word}`" for word in field.get("enum", [field.get("const")]))
     if field["type"] == "array":
-        return f"list of {_value(field['items'])}s"
+        if "prefixItems" in field:
+            return "list of " + ", ".join(_value(item) for item in field["prefixItems"])
+        return f"list of {_value(field['items']).removeprefix('a ')}s"
     if field["type"] == "object":
         return f"mapping to {_value(field['additionalProperties'])}"
     if field["type"] == "null":
@@ -98,10 +140,10 @@ def _default(field: Mapping[str, Any], inner: Mapping[str, Any] | str) -> str:
     return f"`{value}`" if isinstance(value, str) and value else f"`{json.dumps(value)}`"
 
 
-def _docstrings() -> dict[str, dict[str, str]]:
-    """Return the docstring below each field of each class in recipe.py; a class's own is under the empty name."""
+def _docstrings(modules: Iterable[ModuleType]) -> dict[str, dict[str, str]]:
+    """Return the docstring below each field of each class of the modules; a class's own is under the empty name."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(recipe)).body:
+    for node in (node for module in modules for node in ast.parse(inspect.getsource(module)).body):
         if isinstance(node, ast.ClassDef):
             fields = found[node.name] = {"": ast.get_docstring(node) or ""}
             for field, after in zip(node.body, node.body[1:], strict=False):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
 
+from realigner import recipe_parts
 from realigner.errors import RecipeError
 from realigner.recipe import Recipe
-from realigner.recipe_docs import recipe_page
+from realigner.recipe_docs import page_of, recipe_page
+from realigner.recipe_parts import Section
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 MINIMAL = {"output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": "p"}}
@@ -23,7 +27,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     sections: list[str] = []
     for line in recipe_page().splitlines():
         if line.startswith("## "):
-            sections = re.findall(r"`(.*?)`", line) or [""]
+            sections = [] if "judge of kind" in line else re.findall(r"`(.*?)`", line) or [""]
         elif line.startswith("| `"):
             key, value, default, meaning = re.split(r" \| ", line.strip("| "))
             for section in sections:
@@ -72,3 +76,57 @@ def test_what_the_page_calls_required_is_what_a_recipe_must_give() -> None:
     given = set(leaves(MINIMAL))
     assert required == given | set(REQUIRED)
     assert Recipe.parse(MINIMAL).output == "o"
+
+
+class Cat(Section):
+    """Purrs."""
+
+    kind: Literal["cat"]
+    """A cat."""
+    lives: Annotated[int, Field(ge=1)] = 9
+    """How many."""
+
+
+class Shelter(Section):
+    """Holds animals of all kinds, other shelters too."""
+
+    kind: Literal["shelter"]
+    """A shelter."""
+    inside: tuple[Animal, ...] = ()
+    """Who lives there."""
+
+
+Animal = Annotated[Cat | Shelter, Field(discriminator="kind")]
+
+
+class Toy(Section):
+    """Squeaks."""
+
+    size: float = 1.0
+    """In metres."""
+
+
+class Home(Section):
+    """A place."""
+
+    guest: Animal | None = None
+    """Who comes."""
+    toys: tuple[Toy, ...] = ()
+    """What lies about."""
+    corner: tuple[int, float] = (0, 0.5)
+    """Where."""
+
+
+Shelter.model_rebuild()
+
+
+def test_unions_lists_and_fixed_lists_of_a_schema_are_described() -> None:
+    page = page_of(Home, sys.modules[__name__], recipe_parts)
+    table = {line.split(" | ")[0]: line for line in page.splitlines() if line.startswith("| `")}
+    assert table["| `guest`"] == "| `guest` | a judge or `null` | `null` | Who comes. |"
+    assert table["| `inside`"] == "| `inside` | list of judges | `[]` | Who lives there. |"
+    assert table["| `toys`"] == "| `toys` | list of sections | `[]` | What lies about. |"
+    assert table["| `corner`"] == "| `corner` | list of whole number, number | `[0, 0.5]` | Where. |"
+    assert table["| `lives`"] == "| `lives` | whole number ≥ 1 | `9` | How many. |"
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert headings == ["## Top level", "## `toys[]`", "## A judge of kind `cat`", "## A judge of kind `shelter`"]
