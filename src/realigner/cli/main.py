@@ -12,6 +12,7 @@ import typer
 
 from realigner import __version__
 from realigner.cli.console import safe_text
+from realigner.cli.options import Debug, Json, Quiet, RecipeFile, Redo, RedoThis, RunFolder, Set
 from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain
 
 app = typer.Typer(
@@ -23,19 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, or a run directory.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory: the `output` of a recipe.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a setting of the recipe; repeatable.")
-]
-Redo = Annotated[
-    bool, typer.Option("--redo", help="Redo stages that were computed from other inputs, and all after them.")
-]
-RedoThis = Annotated[bool, typer.Option("--redo", help="Redo this stage even if it is done, and drop all after it.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the warnings of other libraries.")]
 
 
 @app.command()
