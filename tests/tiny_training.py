@@ -91,6 +91,7 @@ def trainer(
     pairs: Any,
     *,
     family: str = "llama",
+    model: Any = None,
     adapter: LoraConfig | None = None,
     dtype: torch.dtype = torch.float32,
     weights: Any = None,
@@ -101,7 +102,7 @@ def trainer(
 ) -> TraceTrainer:
     """Return a trainer of a tiny model; settings go to `config`."""
     return TraceTrainer(
-        tiny_model(family, dtype=dtype, hidden=16),
+        tiny_model(family, dtype=dtype, hidden=16) if model is None else model,
         config(directory, **settings),
         pairs,
         eval_dataset=eval_dataset,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from realigner.errors import TrainingDiverged
 from realigner.losses import Denominators, PairRatios, dpo_loss, forward_kl, objective, pair_losses
 from realigner.model.chat import Encoder
+from realigner.model.head import Head, HiddenReference, head_agrees, head_kl, head_logps, head_of, through_head
 from realigner.model.load import context_of, forget_padding_index, load_model, wrap_in_adapter
 from realigner.model.logprobs import evaluating, scored_logits, sum_by_row, token_logps
 from realigner.model.rows import RowBatch
@@ -27,6 +30,8 @@ from realigner.train.kl_control import KLController
 from realigner.train.metrics import Metrics
 from realigner.train.reference import reference_of, refuse_trained_adapter, without_adapter
 from realigner.train.sampler import StratifiedSampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class _Parts:
     kl: Tensor
     kl_row: Tensor
     """Of each retained response token, and the row it is in."""
+    kl_sum: Tensor
+    """Of them all; the one that carries a gradient."""
     ratios: PairRatios
 
 
@@ -81,6 +88,7 @@ class TraceTrainer(Trainer):
         model = _model(model, args, peft_config)
         self.reference = reference_of(model, ref_model, args.device)
         self._scores = model if self.reference is None else self.reference
+        self.tiled = args.tiled_head and self._head_is_plain(model)
         self._confirm = args.loss.confirm > 0
         self._encoder = None
         if processing_class is not None:
@@ -97,6 +105,17 @@ class TraceTrainer(Trainer):
         )
         # In an evaluation over several ranks, a pair repeated to even out their batches would be counted twice.
         self.accelerator.even_batches = False
+
+    def _head_is_plain(self, model: Any) -> bool:
+        """Say whether the head can be taken apart into tiles, and warn where it cannot."""
+        plain = head_agrees(model) and (self.reference is None or head_agrees(self.reference))
+        if not plain:
+            logger.warning(
+                "%s does more to its logits than a linear head, a factor and soft-capping: they are kept whole, so "
+                "memory grows with scored tokens × vocabulary",
+                type(model).__name__,
+            )
+        return plain
 
     def _pairs(self, data: Any, weights: Iterable[Weight] | None = None) -> WeightedPairs:
         with without_adapter(self._scores):
@@ -122,7 +141,7 @@ class TraceTrainer(Trainer):
         loss = objective(
             conflict_losses=parts.losses[parts.conflict],
             weights=inputs["weights"][parts.conflict].to(parts.losses.dtype),
-            retained_kl=parts.kl,
+            retained_kl=parts.kl_sum.reshape(1),
             confirm_losses=parts.losses[parts.confirm],
             alpha_kl=self.kl_control.alpha,
             confirm=self.args.loss.confirm,
@@ -138,33 +157,66 @@ class TraceTrainer(Trainer):
 
     def _parts(self, model: Any, inputs: Batch) -> _Parts:
         rows = rows_of(inputs)
-        logits = self._logits(model, rows)
-        ratios = log_ratios(inputs, sum_by_row(token_logps(logits, rows), rows))
+        anchored = torch.isin(rows.row_of_token, inputs["anchors"])
+        # Policy and reference at equal precision: else their KL would begin at the rounding of the coarser one.
+        with self.accelerator.autocast():
+            terms = self._tiled_terms if self.tiled else self._whole_terms
+            logps, kl_sum, kl = terms(model, rows, anchored, inputs)
+        ratios = log_ratios(inputs, sum_by_row(logps, rows))
         outcomes = [Outcome(o) for o in inputs["outcomes"]]
-        confirm = logits.new_tensor([self._confirm and o == Outcome.CONFIRM for o in outcomes], dtype=torch.bool)
+        confirm = logps.new_tensor([self._confirm and o == Outcome.CONFIRM for o in outcomes], dtype=torch.bool)
         losses = pair_losses(ratios, [Direction(d) for d in inputs["directions"]], self.args.loss)
         kept = dpo_loss(ratios.chosen - ratios.rejected, self.args.loss.beta)
-        anchored = torch.isin(rows.row_of_token, inputs["anchors"])
         return _Parts(
             losses=torch.where(confirm, kept, losses),
-            conflict=logits.new_tensor([o.is_conflict for o in outcomes], dtype=torch.bool),
+            conflict=logps.new_tensor([o.is_conflict for o in outcomes], dtype=torch.bool),
             confirm=confirm,
-            kl=forward_kl(logits[anchored], self._reference_logits(model, inputs)),
+            kl=kl,
             kl_row=rows.row_of_token[anchored],
+            kl_sum=kl_sum,
             ratios=ratios,
         )
 
-    def _logits(self, model: Any, rows: RowBatch) -> Tensor:
-        # Policy and reference at equal precision: else their KL would begin at the rounding of the coarser one.
-        with self.accelerator.autocast():
-            return scored_logits(model, rows)
+    def _tiled_terms(
+        self, model: Any, rows: RowBatch, anchored: Tensor, inputs: Batch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p of each scored token that a loss reads (else 0), Σ KL over the anchored ones, and each KL."""
+        reference = self._reference_hidden(model, inputs)
+        read = torch.isin(rows.row_of_token, inputs["place"][inputs["read"]])
+        each: list[Tensor] = []
 
-    @torch.no_grad()
-    def _reference_logits(self, model: Any, inputs: Batch) -> Tensor:
-        """Return the frozen reference's logits on the retained tokens, in the order of the policy's."""
+        def work(head: Head, hidden: Tensor) -> Tensor:
+            logps = head_logps(head, hidden[read], rows.targets[read])
+            frozen = head.detached() if self.reference is None else head_of(self.reference)
+            assert frozen is not None  # by head_agrees
+            kl_sum, kl = head_kl(head, hidden[anchored], HiddenReference(frozen, reference))
+            each.append(kl)
+            placed = logps.new_zeros(len(read)).index_put((read.nonzero()[:, 0],), logps)
+            return torch.cat([placed, kl_sum.reshape(1)]).unsqueeze(1)
+
+        values = through_head(model, rows, work).squeeze(1)
+        return values[:-1], values[-1], each[0]
+
+    def _whole_terms(
+        self, model: Any, rows: RowBatch, anchored: Tensor, inputs: Batch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same from whole logits: the plain way, and the only one for heads that are not plain."""
+        logits = scored_logits(model, rows)
+        with self._frozen(model) as reference:
+            kl = forward_kl(logits[anchored], scored_logits(reference, anchors_of(inputs)))
+        return token_logps(logits, rows), kl.sum(), kl
+
+    def _reference_hidden(self, model: Any, inputs: Batch) -> Tensor:
+        """Return the frozen reference's last hidden states at the retained tokens, in the order of the policy's."""
+        with self._frozen(model) as reference:
+            return through_head(reference, anchors_of(inputs), lambda _, hidden: hidden)
+
+    @contextmanager
+    def _frozen(self, model: Any) -> Iterator[Any]:
+        """Yield the frozen reference for a block without gradient or dropout."""
         reference = self.accelerator.unwrap_model(model) if self.reference is None else self.reference
-        with evaluating(reference), without_adapter(reference):
-            return self._logits(reference, anchors_of(inputs))
+        with torch.no_grad(), evaluating(reference), without_adapter(reference):
+            yield reference
 
     def _diverged(self, ids: Sequence[str], what: str) -> TrainingDiverged:
         return TrainingDiverged(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import saved_tiny, tiny_model, tiny_tokenizer
+from tiny import Float64Throughout, saved_tiny, tiny_model, tiny_tokenizer
 from tiny_training import config, largest_difference, lora, mixture, steps, trained, trainer, triaged, weights_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -73,6 +73,60 @@ def test_a_model_may_be_given_by_its_path(tmp_path: Path) -> None:
     assert largest_difference(trained(expected.model), trained(run.model)) == 0.0
     full = TraceTrainer(str(base), config(tmp_path / "out"), mixture(8), processing_class=tokenizer)
     assert all(p.requires_grad for p in full.model.parameters())
+
+
+# -- the head -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("adapter", [None, lora()], ids=["full", "lora"])
+def test_tiled_and_whole_logits_train_alike_in_float64(family: str, adapter: Any, tmp_path: Path) -> None:
+    """The reference path is the plain one: whole logits, `forward_kl` and autograd."""
+    runs = []
+    for tiled in (True, False):
+        with Float64Throughout():
+            run = trainer(
+                tmp_path / str(tiled),
+                mixture(16),
+                family=family,
+                dtype=torch.float64,
+                adapter=adapter,
+                loss={"confirm": 0.5},
+                tiled_head=tiled,
+                optim="sgd",  # Adam would blow gradients that are nothing but rounding up to full steps
+            )
+            run.train()
+        assert run.tiled is tiled
+        runs.append(run)
+    assert largest_difference(trained(runs[0].model), trained(runs[1].model)) < 1e-9
+    for ours, plain in zip(steps(runs[0]), steps(runs[1]), strict=True):
+        for name in ("loss", "kl", "INVERT/margin", "CONFIRM/kl"):
+            assert ours[name] == pytest.approx(plain[name], rel=1e-5, abs=1e-6)  # as logged, rounded
+
+
+def test_a_model_whose_head_is_not_plain_trains_on_whole_logits_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = trainer(tmp_path / "plain", mixture(8))
+    model = tiny_model("llama", hidden=16)
+    model.set_output_embeddings(WrappedHead(model.get_output_embeddings()))
+    run = trainer(tmp_path / "odd", mixture(8), model=model)
+    assert plain.tiled and not run.tiled
+    assert "they are kept whole, so memory grows with scored tokens × vocabulary" in caplog.text
+    for each in (plain, run):
+        each.train()
+    assert steps(run)[-1]["loss"] == pytest.approx(steps(plain)[-1]["loss"], rel=1e-4)
+
+
+class WrappedHead(torch.nn.Module):
+    """Does what the linear layer inside it does."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.linear(hidden)
 
 
 # -- divergence -----------------------------------------------------------------------------------------------------
