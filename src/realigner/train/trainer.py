@@ -203,7 +203,8 @@ class TraceTrainer(Trainer):
         """Return the same from whole logits: the plain way, and the only one for heads that are not plain."""
         logits = scored_logits(model, rows)
         with self._frozen(model) as reference:
-            kl = forward_kl(logits[anchored], scored_logits(reference, anchors_of(inputs)))
+            reference_logits = scored_logits(reference, anchors_of(inputs))
+        kl = forward_kl(logits[anchored], reference_logits)
         return token_logps(logits, rows), kl.sum(), kl
 
     def _reference_hidden(self, model: Any, inputs: Batch) -> Tensor:
