@@ -100,7 +100,7 @@ class PolicySettings(Section):
     """The NEW policy."""
 
     path: FilePath
-    """The policy file, see policy.md."""
+    """The policy file, see policy.md, or a shipped policy by name: `realigner:house-style`."""
     allow_code: bool = False
     """Permit `python:` checks, which import and call code named in the policy file."""
 
@@ -417,6 +417,8 @@ def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:
     """Make file paths absolute. A model or data name that is no file beside the recipe stays a hub id."""
 
     def place(text: str, mark: PathMark) -> str:
+        if text.startswith("realigner:"):  # a policy that is shipped
+            return text
         if mark == A_FILE or text.startswith((".", "~", "/")) or (base / text).exists():
             return str((base / Path(text).expanduser()).resolve())
         return text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
@@ -29,14 +31,23 @@ SURFACE = {
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,
+    "policy list": COMMON,
+    "policy show": {"POLICY", "--rule", "--for", "--allow-code", *COMMON},
 }
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "matplotlib", "scipy", "pyarrow", "numpy", "pandas")
 
 
+def verbs(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from verbs(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
+
+
 def test_the_verbs_and_their_flags_are_these() -> None:
-    group = typer.main.get_command(app)
     found = {}
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in verbs(typer.main.get_command(app)):
         context = command.make_context(name, [], resilient_parsing=True)
         parameters = command.get_params(context)
         found[name] = {p.opts[0] if p.opts[0].startswith("-") else p.metavar for p in parameters}
@@ -64,7 +75,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
         _ = realigner.Tracer
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["version"], ["policy", "list"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys; from realigner.cli.main import main; "

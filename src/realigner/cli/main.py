@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from realigner import __version__
-from realigner.cli.console import safe_text
 from realigner.cli.options import Debug, Json, Quiet, RecipeFile, Redo, RedoThis, RunFolder, Set
-from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain
+from realigner.cli.policy import app as policy_app
+from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain, write_lines
 
 app = typer.Typer(
     name="realigner",
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+app.add_typer(policy_app)
 
 
 @app.command()
@@ -40,7 +41,7 @@ def init(
         files = write_scaffold(directory)
         facts = {"files": [str(file) for file in files]}
         hint = f"Next: edit them, then  realigner check {files[0]}"
-        voice.answer(facts, lambda out: _lines(out, *(f"wrote {file}" for file in files), hint))
+        voice.answer(facts, lambda out: write_lines(out, *(f"wrote {file}" for file in files), hint))
     return voice.code
 
 
@@ -55,7 +56,7 @@ def check(
         findings = check_recipe(_recipe(recipe, settings), voice.progress)
         wrong = any(finding.level == "error" for finding in findings)
         facts = {"findings": [finding.as_dict() for finding in findings]}
-        voice.answer(facts, lambda out: _lines(out, *map(str, findings)), code=WRONG_INPUT if wrong else DONE)
+        voice.answer(facts, lambda out: write_lines(out, *map(str, findings)), code=WRONG_INPUT if wrong else DONE)
     return voice.code
 
 
@@ -114,7 +115,7 @@ def _stage_verb(name: str, text: str) -> None:
             record = load_run(result.directory).stages[name]
             facts = {"run": str(result.directory), "stage": name, **record}
             written = [f"wrote {result.directory / output}" for output in record["outputs"]]
-            voice.answer(facts, lambda out: _lines(out, *written))
+            voice.answer(facts, lambda out: write_lines(out, *written))
         return voice.code
 
     app.command(name, help=text)(one_stage)
@@ -139,7 +140,7 @@ def replay(directory: RunFolder, quiet: Quiet = False, as_json: Json = False, de
         from realigner.replay import replay as replay_run
 
         found = replay_run(directory, voice.progress)
-        voice.answer(found.as_dict(), lambda out: _lines(out, *found.lines()), code=DONE if found.agrees else GATE)
+        voice.answer(found.as_dict(), lambda out: write_lines(out, *found.lines()), code=DONE if found.agrees else GATE)
     return voice.code
 
 
@@ -157,7 +158,7 @@ def export(
         from realigner.model.export import export_model
 
         export_model(directory, out, merge=merge)
-        voice.answer({"model": str(out), "merged": merge}, lambda stream: _lines(stream, f"wrote {out}"))
+        voice.answer({"model": str(out), "merged": merge}, lambda stream: write_lines(stream, f"wrote {out}"))
     return voice.code
 
 
@@ -168,7 +169,7 @@ def version(quiet: Quiet = False, as_json: Json = False, debug: Debug = False) -
         from realigner.manifest import versions
 
         facts = {"version": __version__, "versions": versions()}
-        voice.answer(facts, lambda out: _lines(out, f"realigner {__version__}"))
+        voice.answer(facts, lambda out: write_lines(out, f"realigner {__version__}"))
     return voice.code
 
 
@@ -226,7 +227,3 @@ def _conclude(voice: Voice, result: Any) -> None:
 
     facts = {"run": str(result.directory), "summary": result.summary}
     voice.answer(facts, lambda out: print_summary(result, out))
-
-
-def _lines(out: TextIO, *lines: str) -> None:
-    out.writelines(safe_text(line) + "\n" for line in lines)

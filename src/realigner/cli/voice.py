@@ -107,3 +107,8 @@ def _parts(error: BaseException, message: str) -> dict[str, str]:
 
 def _put_json(stream: TextIO, value: Mapping[str, Any]) -> None:
     stream.write(json.dumps(value, default=str) + "\n")
+
+
+def write_lines(out: TextIO, *lines: str) -> None:
+    """Write lines that are safe to show on a terminal."""
+    out.writelines(safe_text(line) + "\n" for line in lines)

@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag
 
 from realigner.policy.base import BaseCheck, Finding, Target, yes_or_no
 from realigner.policy.code import PythonCheck
-from realigner.policy.text_checks import LengthCheck, RegexCheck, WordsCheck
+from realigner.policy.text_checks import LengthCheck, ReadabilityCheck, RegexCheck, WordsCheck
 from realigner.records import Judgement, Label
 
 
@@ -86,6 +86,7 @@ KINDS: dict[str, type[BaseCheck]] = {
     "regex": RegexCheck,
     "words": WordsCheck,
     "length": LengthCheck,
+    "readability": ReadabilityCheck,
     "python": PythonCheck,
     "all": AllCheck,
     "any": AnyCheck,
@@ -105,6 +106,7 @@ Check = Annotated[
     Annotated[RegexCheck, Tag("<regex>")]
     | Annotated[WordsCheck, Tag("<words>")]
     | Annotated[LengthCheck, Tag("<length>")]
+    | Annotated[ReadabilityCheck, Tag("<readability>")]
     | Annotated[PythonCheck, Tag("<python>")]
     | Annotated[AllCheck, Tag("<all>")]
     | Annotated[AnyCheck, Tag("<any>")]

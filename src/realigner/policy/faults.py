@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from realigner.errors import PolicyError, did_you_mean
 from realigner.policy.checks import KINDS
+from realigner.policy.shipped import is_shipped, shipped_file, shipped_hint
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,17 +30,20 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_policy_file(path: Path) -> dict[str, Any]:
-    """Return the content of a policy file as plain values.
+def read_policy_file(path: str | Path) -> dict[str, Any]:
+    """Return the content of a policy file, or of a shipped policy (`realigner:NAME`), as plain values.
 
     Raises:
         PolicyError: no such file, a directory, not UTF-8, not YAML (with the line), or not a mapping.
     """
     given = f"policy {path}"
+    file: Path | Traversable = shipped_file(str(path)) if is_shipped(path) else Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
-        raise PolicyError(given, "no such file", "Check the path, or write one with `realigner init DIR`") from None
+        raise PolicyError(
+            given, "no such file", f"Check the path, or write one with `realigner init DIR`.{shipped_hint(path)}"
+        ) from None
     except IsADirectoryError:
         raise PolicyError(given, "it is a directory", "Name the policy's YAML file") from None
     except UnicodeDecodeError as error:

@@ -16,6 +16,7 @@ from realigner.policy.code import Permission
 from realigner.policy.decisions import Decision, Shares, Threshold, decide, shares, undecidable
 from realigner.policy.faults import explain, read_policy_file
 from realigner.policy.rule import Part, Rule, digest
+from realigner.policy.shipped import is_shipped
 from realigner.records import Prompt, RuleVerdict, Verdict, user_prompt
 
 
@@ -55,16 +56,15 @@ class Policy(Part):
         """Read a policy file and check its deterministic rules against their own examples.
 
         Args:
-            path: a YAML file in UTF-8; docs/policy.md describes it.
+            path: a YAML file in UTF-8; docs/policy.md describes it. Or the name of a shipped policy, such as
+                `realigner:house-style`.
             allow_code: permit `python` checks, which import and run code named in the file.
 
         Raises:
             PolicyError: the file cannot be read, is no policy (all faults at once), or contradicts its examples.
         """
-        path = Path(path)
-        policy = cls.parse(
-            read_policy_file(path), source=str(path), allow_code=allow_code, folder=path.resolve().parent
-        )
+        folder = None if is_shipped(path) else Path(path).resolve().parent
+        policy = cls.parse(read_policy_file(path), source=str(path), allow_code=allow_code, folder=folder)
         mismatches = policy.check_examples()
         if mismatches:
             raise PolicyError(

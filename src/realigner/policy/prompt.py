@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from realigner.policy.rule import Rule, RuleExample
-from realigner.records import Judgement, Label, Message
+from realigner.records import Judgement, Label, Message, text_hash
 
 PROMPT_VERSION = 1
 """Raise it with any change of the words below; it belongs into the identity of every judge that sends them."""
@@ -91,7 +91,7 @@ def rule_wording(rule: Rule) -> str:
     """Return one rule as a judge reads it: everything that its author wrote, and nothing else."""
     parts = [f"Rule: {rule.text}"]
     if rule.applies_when:
-        parts.append(f"It applies when: {rule.applies_when}")
+        parts.append(f"It applies when {rule.applies_when}")
     parts += _listed("Breaks the rule:", rule.violates)
     parts += _listed("The response must do each of these; leaving one out breaks the rule:", rule.requires)
     parts += _listed("Allowed, and not a violation:", rule.allowed)
@@ -125,6 +125,21 @@ def fenced(question: Judgement, nonce: str) -> tuple[str, str]:
         f"[END RESPONSE {code}]",
     ]
     return "\n".join(blocks), code
+
+
+def prompt_hash(rules: Sequence[Rule]) -> str:
+    """Return the identity of the system message for these rules, as 16 hex digits."""
+    return text_hash(instructions(rules))
+
+
+def estimated_tokens(text: str) -> int:
+    """Return about how many tokens a text has, without a tokenizer.
+
+    One for every four ASCII characters, and one for every other character: about right for English under the
+    vocabularies of current models, and rather too many than too few for other scripts.
+    """
+    ascii_characters = sum(character.isascii() for character in text)
+    return -(-ascii_characters // 4) + len(text) - ascii_characters
 
 
 def answer_keys(rules: Sequence[Rule]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Annotated, Literal
 
 import regex
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 REGEX_SECONDS = 1.0
 """Processor time of one search. A search that takes longer has no answer: its rule becomes `invalid`."""
+LONG_WORD = 6
+"""Letters that a word may have before the readability index counts it as long."""
+_SENTENCE_END = regex.compile(r"[.!?…。！？]+|\n+")
 _SUBJECT = {"prompt": "the prompt ", "last_user_turn": "the last user turn ", "response": ""}
 
 
@@ -113,6 +116,12 @@ class LengthBounds(BaseModel):
             raise ValueError(f"min {self.min} is above max {self.max}, so no text could match")
         return self
 
+    def in_words(self) -> str:
+        """Return the bounds for people: `at least 3 and at most 9 words`."""
+        limits = [f"at least {self.min}"] if self.min is not None else []
+        limits += [f"at most {self.max}"] if self.max is not None else []
+        return f"{' and '.join(limits)} {self.unit}"
+
 
 class LengthCheck(TextCheck):
     """Matches where the length lies within the bounds. Words are what white space separates."""
@@ -128,3 +137,52 @@ class LengthCheck(TextCheck):
         limits = [f"at least {bounds.min}"] if bounds.min is not None else []
         limits += [f"at most {bounds.max}"] if bounds.max is not None else []
         return Finding(matched, f"{subject}has {count} {bounds.unit} (bounds: {', '.join(limits)})")
+
+
+class ReadabilityBounds(BaseModel):
+    """Inclusive bounds of the index; at least one is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    min: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    max: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ReadabilityBounds:
+        if self.min is None and self.max is None:
+            raise ValueError("needs min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}, so no text could match")
+        return self
+
+    def in_words(self) -> str:
+        """Return the bounds for people: `a readability index of at most 45`."""
+        limits = [f"at least {self.min:g}"] if self.min is not None else []
+        limits += [f"at most {self.max:g}"] if self.max is not None else []
+        return f"a readability index of {' and '.join(limits)}"
+
+
+class ReadabilityCheck(TextCheck):
+    """Matches where the readability index LIX lies within the bounds; higher is harder to read."""
+
+    readability: ReadabilityBounds
+
+    def find(self, question: Judgement, default: Target) -> Finding:
+        """Compute the index and compare it."""
+        text, subject = self.read(question, default)
+        score, bounds = lix(text), self.readability
+        matched = (bounds.min is None or score >= bounds.min) and (bounds.max is None or score <= bounds.max)
+        return Finding(matched, f"{subject}has a readability index of {score:.1f} (wanted: {bounds.in_words()})")
+
+
+def lix(text: str) -> float:
+    """Return the readability index LIX (C. H. Björnsson, 1968): words per sentence plus the percentage of long words.
+
+    Words are what white space separates, long ones have more than six letters, sentences end in `.`, `!`, `?` or a
+    line break. About 25 is children's books, 40 newspapers, above 55 official prose. Text without a letter has 0. It
+    needs no dictionary, so it works for languages that put spaces between words, and for no others.
+    """
+    words = [letters for word in text.split() if (letters := sum(map(str.isalpha, word)))]
+    if not words:
+        return 0.0
+    sentences = sum(any(map(str.isalpha, part)) for part in _SENTENCE_END.split(text))
+    return len(words) / sentences + 100 * sum(letters > LONG_WORD for letters in words) / len(words)

@@ -146,6 +146,30 @@ def test_a_length_is_given_with_its_bounds() -> None:
     assert reason == "has 3 words (bounds: at least 2, at most 9)"
 
 
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("", 0.0),
+        ("... 12 !", 0.0),
+        ("A cat sat.", 3.0),
+        ("A cat sat. It purred.", 2.5),
+        ("Considerable deliberations continue", 3 + 100.0),
+        ("One two three four considerable.", 5 + 20.0),
+        ("First line\nsecond line", 2.0),
+        ("sevenle (sevenle) 'abcdef'", 3 + 200 / 3),
+    ],
+)
+def test_the_readability_index_is_words_per_sentence_plus_percent_long_words(text: str, index: float) -> None:
+    assert text_checks.lix(text) == pytest.approx(index)
+
+
+def test_readability_bounds_are_inclusive_and_named_with_the_score() -> None:
+    assert not breaks("A cat sat.", require={"readability": {"max": 3}})
+    verdict = judge("A cat sat.", require={"readability": {"max": 2.5}})
+    assert verdict.reason == "has a readability index of 3.0 (wanted: a readability index of at most 2.5)"
+    assert breaks("A cat sat.", forbid={"readability": {"min": 3}})
+
+
 def test_when_looks_at_the_prompt_and_a_rule_that_does_not_apply_is_compliant() -> None:
     checks: dict[str, Any] = {"when": {"words": ["bank"]}, "forbid": {"words": ["password"]}}
     assert judge("bank password", "about fish", **checks) == RuleVerdict("r", Label.COMPLIANT, "does not apply")

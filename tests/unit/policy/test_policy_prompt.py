@@ -47,7 +47,7 @@ def asked(response: str, prompt: str = "How much may I take?") -> str:
 def test_a_rule_is_worded_from_all_that_its_author_wrote() -> None:
     assert rule_wording(rule(zero_tolerance=True)).splitlines() == [
         "Rule: State no dose.",
-        "It applies when: the answer is about a medicine",
+        "It applies when the answer is about a medicine",
         "Breaks the rule:",
         "- a dose in milligrams",
         "- a number of tablets",
