@@ -67,7 +67,7 @@ def evaluate_inputs(recipe: Recipe, _: Progress) -> Inputs:
     """Return what decides the judgements and the summary."""
     return {
         "evaluate": _settings(recipe.evaluate, "oracle"),
-        **_judge(recipe, recipe.evaluate.oracle or recipe.oracle),
+        **_judge(recipe, recipe.evaluation_oracle),
     }
 
 

@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from realigner.errors import RecipeError, did_you_mean
+from realigner.recipe_judges import NoiseSettings
 from realigner.recipe_parts import (
     A_FILE,
     FileOrId,
@@ -116,6 +117,8 @@ class OracleSettings(Section):
     """For `rules`: let the checks of rules that need a judge stand in for it; the oracle's identity names them."""
     batch_size: PositiveInt = 256
     """The most questions in one call of the oracle."""
+    noise: NoiseSettings | None = None
+    """Mistakes put in on purpose, for studies of robustness. `null`: none."""
 
     @model_validator(mode="after")
     def _needs_path(self) -> OracleSettings:
@@ -311,6 +314,11 @@ class Recipe(Section):
     generate: GenerateSettings = GenerateSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+
+    @property
+    def evaluation_oracle(self) -> OracleSettings:
+        """Who judges the answers: `evaluate.oracle`, else the oracle of triage without the noise put on it."""
+        return self.evaluate.oracle or self.oracle.model_copy(update={"noise": None})
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from realigner.recipe_parts import (
     FileOrId,
@@ -18,6 +18,47 @@ from realigner.recipe_parts import (
     PositiveInt,
     Section,
 )
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class RuleNoise(Section):
+    """Rates of one rule."""
+
+    rule: str
+    """Its id."""
+    false_positive: Rate = 0.0
+    """As in `oracle.noise`, of this rule's verdicts."""
+    false_negative: Rate = 0.0
+    """As in `oracle.noise`, of this rule's verdicts."""
+
+
+class NoiseSettings(Section):
+    """Seeded mistakes on top of the oracle of triage, for studies of robustness. Evaluation is judged without them,
+    unless `evaluate.oracle` has noise of its own.
+    """
+
+    false_positive: Rate = 0.0
+    """Share of compliant verdicts that become `non_compliant`."""
+    false_negative: Rate = 0.0
+    """Share of non_compliant verdicts that become `compliant`."""
+    of: Literal["decision", "rules"] = "decision"
+    """What is flipped: the decision on a response, or the verdict of each rule, from which the policy decides anew."""
+    rules: tuple[RuleNoise, ...] = ()
+    """With `of: rules`: rules that have other rates than the two above."""
+    correlation: Rate = 0.0
+    """Correlation of the flips of two responses to one prompt, under one rule."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the flips; the seed of the run does not change them."""
+
+    @model_validator(mode="after")
+    def _rates_of_rules(self) -> NoiseSettings:
+        names = [named.rule for named in self.rules]
+        if names and self.of != "rules":
+            raise ValueError("noise.rules belongs to `of: rules`")
+        if len(set(names)) < len(names):
+            raise ValueError(f"noise.rules names {max(names, key=names.count)!r} twice; a rule has one pair of rates")
+        return self
 
 
 class RulesJudgeSettings(Section):

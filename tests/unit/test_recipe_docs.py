@@ -20,6 +20,7 @@ from realigner.recipe_parts import Section
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 MINIMAL = {"output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": "p"}}
 REQUIRED = {"data.fields.chosen": "c", "data.fields.rejected": "r", "corrections.path": "c.jsonl"}
+REQUIRED |= {f"{where}.noise.rules[].rule": "r" for where in ("oracle", "evaluate.oracle")}
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
@@ -39,6 +40,9 @@ def leaves(content: dict[str, Any], before: str = "") -> Iterator[str]:
         yield f"{before}{key}"
         if isinstance(value, dict):
             yield from leaves(value, f"{before}{key}.")
+        for item in value if isinstance(value, list | tuple) else ():
+            if isinstance(item, dict):
+                yield from leaves(item, f"{before}{key}[].")
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -47,8 +51,9 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
-    oracle = {"oracle": {"kind": "rules"}}
-    whole = {**MINIMAL, "data": {"path": "d", "fields": {"chosen": "c", "rejected": "r"}}}
+    noise = {"of": "rules", "rules": [{"rule": "r"}]}
+    oracle = {"oracle": {"kind": "rules", "noise": noise}}
+    whole = {**MINIMAL, **oracle, "data": {"path": "d", "fields": {"chosen": "c", "rejected": "r"}}}
     keys = set(leaves(Recipe.parse({**whole, "corrections": {"path": "c"}, "evaluate": oracle}).model_dump()))
     described = {key: meaning for key, _, _, meaning in rows()}
     assert keys == set(described)

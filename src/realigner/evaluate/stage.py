@@ -19,6 +19,7 @@ from realigner.model.generate import generate
 from realigner.model.load import load_model
 from realigner.model.stage import recipe_encoder
 from realigner.oracle import ask, build_oracle
+from realigner.oracle.noise import without_noise
 from realigner.policy import Policy
 from realigner.records import Judgement, Message, TriagedPair, Verdict, prompt_key
 from realigner.runs import Run
@@ -106,7 +107,7 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     """Write `judgements.parquet` and `summary.json`."""
     recipe = run.recipe
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
-    judge = recipe.evaluate.oracle or recipe.oracle
+    judge = recipe.evaluation_oracle
     oracle = build_oracle(judge, policy)
     rows = pq.read_table(run.path("responses.parquet")).to_pylist()
     questions = [
@@ -120,10 +121,12 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     outcomes = [row["outcome"] for row in rows if row["model"] == SIDES[0]]
     retained, cut = _retained(run)
     triage, weigh = run.facts("triage"), run.facts("weigh")
-    same = oracle.identity == triage["oracle"]
+    same = without_noise(oracle.identity) == without_noise(triage["oracle"])
     warnings = list(weigh["warnings"])
     if same:
         warnings.append("The oracle that evaluates is the one that triaged: shared errors of judgement do not show.")
+    if recipe.oracle.noise is not None:
+        warnings.append("Triage judged with mistakes put in on purpose (oracle.noise): a study of robustness.")
     if recipe.loss.alpha_kl == 0 and recipe.loss.kl_budget is None:
         warnings.append("Trained without a KL anchor (loss.alpha_kl is 0): nothing held retained behaviour in place.")
     summary = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from realigner.errors import OracleError
+from realigner.oracle.noise import NoisyOracle
 from realigner.oracle.protocol import Oracle
 from realigner.oracle.rules import RuleOracle
 from realigner.oracle.scripted import ScriptedOracle
@@ -31,4 +32,5 @@ def build_oracle(settings: OracleSettings, policy: Policy) -> Oracle:
     Raises:
         OracleError: what it needs is missing or broken; known before the first question.
     """
-    return BUILDERS[settings.kind](settings, policy)
+    oracle = BUILDERS[settings.kind](settings, policy)
+    return oracle if settings.noise is None else NoisyOracle(oracle, settings.noise, policy)
