@@ -13,7 +13,7 @@ from realigner import atomic
 from realigner.errors import RecipeError
 from realigner.manifest import Inputs
 from realigner.progress import Progress
-from realigner.recipe import OracleSettings, Recipe, Section
+from realigner.recipe import LossSettings, OracleSettings, Recipe, Section
 
 
 def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
@@ -39,6 +39,7 @@ def reference_inputs(recipe: Recipe, _: Progress) -> Inputs:
         "model": {**_settings(recipe.model, "path", "lora"), "content": model_fingerprint(recipe.model)},
         "text": _settings(recipe.text),
         "confirm": recipe.loss.confirm > 0,  # whether CONFIRM pairs need both their responses
+        **_kept(recipe.loss),
     }
 
 
@@ -74,6 +75,12 @@ def evaluate_inputs(recipe: Recipe, _: Progress) -> Inputs:
 def report_inputs(recipe: Recipe, _: Progress) -> Inputs:
     """Return what decides the page, beyond the run itself."""
     return {"report": _settings(recipe.report)}
+
+
+def _kept(loss: LossSettings) -> dict[str, Any]:
+    """Return what is kept of the reference's distributions on retained tokens."""
+    kind = loss.kl_reference
+    return {"kl_reference": kind, "kl_top_k": loss.kl_top_k if kind == "top_k" else None}
 
 
 def _settings(section: Section, *left_out: str) -> dict[str, Any]:

@@ -225,6 +225,12 @@ class LossSettings(Section):
     """α_KL: weight of the mean KL per retained token. 0: nothing holds retained behaviour."""
     kl_budget: PositiveFloat | None = None
     """Target mean KL in nats per retained token; α_KL is then adapted to hold it."""
+    kl_reference: Literal["forward", "hidden", "top_k"] = "forward"
+    """Where p_ref of retained tokens comes from. `forward`: the reference runs in every step. `hidden`: its last
+    hidden states are kept on disk (exact; no reference forward, and no second model without an adapter). `top_k`: its
+    likeliest tokens are kept (approximate: a lower bound of the KL; little disk)."""
+    kl_top_k: PositiveInt = 32
+    """Tokens kept by `top_k`."""
     confirm: NonNegativeFloat = 0.0
     """Weight of the old preference loss on CONFIRM pairs (0: KL anchor only)."""
 

@@ -17,11 +17,20 @@ from realigner.model.chat import Encoder
 from realigner.model.logprobs import score_rows
 from realigner.model.rows import Row
 from realigner.progress import SILENT, Progress
+from realigner.recipe import LossSettings
 from realigner.records import Direction, Outcome, TriagedPair
 
 RESPONSES = ("chosen", "rejected", "correction")
 _KEY = b"realigner.key"
 _CHUNK = 256
+
+KEPT = {
+    "chosen_hidden": pa.large_binary(),
+    "chosen_hidden_dtype": pa.string(),
+    "chosen_top_ids": pa.list_(pa.int32()),
+    "chosen_top_logps": pa.list_(pa.float32()),
+}
+"""What the retain term needs of the reference, by `loss.kl_reference`; see retained.py."""
 
 SCHEMA = pa.schema(
     [
@@ -37,6 +46,7 @@ SCHEMA = pa.schema(
                 (f"{name}_logp", pa.float64()),
             )
         ],
+        *KEPT.items(),
     ]
 )
 
@@ -74,7 +84,7 @@ def encode_triaged(triaged: Iterable[TriagedPair], encoder: Encoder) -> Iterator
             example[f"{name}_ids"] = list(rows[name].ids) if name in rows else None
             example[f"{name}_start"] = rows[name].start if name in rows else None
             example[f"{name}_logp"] = None
-        yield example
+        yield {**example, **dict.fromkeys(KEPT)}
 
 
 def row_of(example: Mapping[str, Any], name: str) -> Row:
@@ -82,8 +92,15 @@ def row_of(example: Mapping[str, Any], name: str) -> Row:
     return Row(tuple(example[f"{name}_ids"]), example[f"{name}_start"])
 
 
-def add_reference(examples: list[dict[str, Any]], model: Any, *, confirm: bool) -> None:
-    """Fill in log p_ref(y|x) (nats, summed over the response) of every response whose log-ratio the loss reads."""
+def add_reference(examples: list[dict[str, Any]], model: Any, loss: LossSettings) -> None:
+    """Fill in log p_ref(y|x) (nats, summed over the response) of every response whose log-ratio the loss reads.
+
+    And what `loss.kl_reference` keeps of the reference's distributions on retained responses.
+    """
+    from realigner.model.retained import add_retained
+
+    add_retained(examples, model, loss)
+    confirm = loss.confirm > 0
     places = [
         (example, name)
         for example in examples
@@ -102,7 +119,7 @@ def write_encoded(
     path: str | Path,
     *,
     key: str,
-    confirm: bool,
+    loss: LossSettings,
     progress: Progress = SILENT,
     total: int | None = None,
 ) -> int:
@@ -114,7 +131,7 @@ def write_encoded(
         reference: the frozen model (an adapter, if any, must be at its initial state or disabled).
         path: file to write.
         key: identity of model, tokenizer, template, adapter and data; `load_encoded` refuses another one.
-        confirm: whether CONFIRM pairs' preference loss will be trained.
+        loss: which responses the losses read, and what the retain term needs kept of the reference.
         progress: where to show how far it is.
         total: number of pairs, if known.
     """
@@ -126,7 +143,7 @@ def write_encoded(
         progress.task("reference log-probabilities", total) as advance,
     ):
         while chunk := list(islice(examples, _CHUNK)):
-            add_reference(chunk, reference, confirm=confirm)
+            add_reference(chunk, reference, loss)
             writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=SCHEMA))
             count += len(chunk)
             advance(len(chunk))

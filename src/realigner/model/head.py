@@ -49,6 +49,11 @@ class Head:
         bias = None if self.bias is None else self.bias.detach()
         return Head(self.weight.detach(), bias, self.scale, self.softcap)
 
+    def copy(self) -> Head:
+        """Return a head that no optimizer step reaches."""
+        bias = None if self.bias is None else self.bias.clone()
+        return Head(self.weight.clone(), bias, self.scale, self.softcap)
+
     def tiles(self, tokens: int, parts: int = 1) -> Iterator[slice]:
         """Yield slices of tokens whose logits fit a tile; `parts` tensors of that size share it."""
         budget = TILE_BYTES.get(self.weight.device.type, TILE_BYTES["cpu"]) // parts

@@ -31,7 +31,7 @@ def run_reference(run: Run) -> dict[str, Any]:
             model,
             path,
             key=run.stages["reference"]["key"],
-            confirm=run.recipe.loss.confirm > 0,
+            loss=run.recipe.loss,
             progress=run.progress,
         )
         if count == 0:

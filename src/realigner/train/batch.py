@@ -11,6 +11,7 @@ from torch import Tensor
 from realigner.errors import StaleKeyError
 from realigner.losses import PairRatios
 from realigner.model.encoded import RESPONSES, responses_read, row_of
+from realigner.model.retained import gathered
 from realigner.model.rows import Row, RowBatch, collate
 from realigner.records import Direction, Outcome
 
@@ -22,16 +23,17 @@ class PairCollator:
 
     The batch holds tensors and lists of names: `place` is `(pairs, 3)`, the row of chosen, rejected and correction
     or −1; `read` says which of them a loss reads, `reference` is their log p_ref; `anchors` are the rows whose KL is
-    taken.
+    taken, `reference_hidden` (or `reference_ids` and `reference_logps`) what is kept of the reference there.
     """
 
-    def __init__(self, *, confirm: bool) -> None:
-        self.confirm = confirm
+    def __init__(self, *, confirm: bool, kl_reference: str = "forward") -> None:
+        self.confirm, self.kl_reference = confirm, kl_reference
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return one micro-batch."""
         rows: list[Row] = []
         anchors: list[int] = []
+        retained: list[Mapping[str, Any]] = []
         shape = (len(examples), len(RESPONSES))
         place, read = torch.full(shape, -1, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
         reference = torch.zeros(shape)
@@ -42,6 +44,7 @@ class PairCollator:
                 anchored = name == "chosen" and outcome.is_retained
                 if anchored:
                     anchors.append(len(rows))
+                    retained.append(example)
                 if anchored or name in reads:
                     place[i, k] = len(rows)
                     rows.append(row_of(example, name))
@@ -60,6 +63,7 @@ class PairCollator:
             "ids": [e["id"] for e in examples],
             "directions": [e["direction"] for e in examples],
             "outcomes": [e["outcome"] for e in examples],
+            **gathered(retained, self.kl_reference),
         }
 
 

@@ -14,6 +14,7 @@ import torch
 from realigner.errors import DataError, ModelError, WeightsError
 from realigner.model.chat import Encoder
 from realigner.model.encoded import SCHEMA, add_reference, encode_triaged
+from realigner.recipe import LossSettings
 from realigner.records import Outcome, TriagedPair, Weight
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def weighted_pairs(
-    data: Any, encoder: Encoder | None, reference: Any, *, confirm: bool, weights: Iterable[Weight] | None = None
+    data: Any, encoder: Encoder | None, reference: Any, *, loss: LossSettings, weights: Iterable[Weight] | None = None
 ) -> WeightedPairs:
     """Return what a trainer was given as a `WeightedPairs`.
 
@@ -83,7 +84,7 @@ def weighted_pairs(
             are encoded and scored under `reference` here.
         encoder: turns `TriagedPair`s into tokens.
         reference: the frozen model (an adapter, if any, disabled).
-        confirm: whether CONFIRM pairs' preference loss will be trained.
+        loss: which responses the losses read, and what the retain term needs kept of the reference.
         weights: impact weights of the conflicts.
     """
     from datasets import Dataset
@@ -103,7 +104,7 @@ def weighted_pairs(
     lost = {name: count for name, count in (encoder.tally - before).items() if name != "pairs"}
     if lost:
         logger.warning("text to tokens: %s; %d pairs are left", lost, len(examples))
-    add_reference(examples, reference, confirm=confirm)
+    add_reference(examples, reference, loss)
     return WeightedPairs(Dataset(pa.Table.from_pylist(examples, schema=SCHEMA)), weights)
 
 

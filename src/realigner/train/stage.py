@@ -149,7 +149,7 @@ def _held_out(run: Run, encoder: Encoder, scratch: Path) -> Any:
         load_model(run.recipe.model),
         path,
         key="eval",
-        confirm=run.recipe.loss.confirm > 0,
+        loss=run.recipe.loss,
     )
     pairs = load_encoded(path, key="eval")
     if not len(pairs):

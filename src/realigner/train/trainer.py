@@ -14,10 +14,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl
 
-from realigner.errors import TrainingDiverged
+from realigner.errors import ModelError, TrainingDiverged
 from realigner.losses import Denominators, PairRatios, dpo_loss, forward_kl, objective, pair_losses
 from realigner.model.chat import Encoder
-from realigner.model.head import Head, HiddenReference, head_agrees, head_kl, head_logps, head_of, through_head
+from realigner.model.head import (
+    Head,
+    HiddenReference,
+    Reference,
+    TopReference,
+    head_agrees,
+    head_kl,
+    head_logps,
+    head_of,
+    through_head,
+)
 from realigner.model.load import context_of, forget_padding_index, load_model, wrap_in_adapter
 from realigner.model.logprobs import evaluating, scored_logits, sum_by_row, token_logps
 from realigner.model.rows import RowBatch
@@ -28,10 +38,13 @@ from realigner.train.config import TraceConfig
 from realigner.train.dataset import WeightedPairs, weighted_pairs
 from realigner.train.kl_control import KLController
 from realigner.train.metrics import Metrics
-from realigner.train.reference import reference_of, refuse_trained_adapter, without_adapter
+from realigner.train.reference import has_adapter, reference_of, refuse_trained_adapter, without_adapter
 from realigner.train.sampler import StratifiedSampler
 
 logger = logging.getLogger(__name__)
+
+
+_KEPT = ("reference_hidden", "reference_ids", "reference_logps")
 
 
 @dataclass(frozen=True)
@@ -86,9 +99,11 @@ class TraceTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         model = _model(model, args, peft_config)
-        self.reference = reference_of(model, ref_model, args.device)
+        self._loss, self._kept = args.loss, args.loss.kl_reference != "forward"
+        self.reference = ref_model if self._kept else reference_of(model, ref_model, args.device)
         self._scores = model if self.reference is None else self.reference
         self.tiled = args.tiled_head and self._head_is_plain(model)
+        self._frozen_head = self._head_of_reference(model)
         self._confirm = args.loss.confirm > 0
         self._encoder = None
         if processing_class is not None:
@@ -97,12 +112,14 @@ class TraceTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=PairCollator(confirm=self._confirm),
+            data_collator=PairCollator(confirm=self._confirm, kl_reference=args.loss.kl_reference),
             train_dataset=self._pairs(train_dataset, weights),
             eval_dataset=None if eval_dataset is None else self._pairs(eval_dataset),
             processing_class=processing_class,
             callbacks=[KLController(args.loss.alpha_kl, args.loss.kl_budget), _Upkeep(self), *callbacks],
         )
+        if self._kept:
+            self.reference = None  # everything that training needs of it has been kept
         # In an evaluation over several ranks, a pair repeated to even out their batches would be counted twice.
         self.accelerator.even_batches = False
 
@@ -117,9 +134,22 @@ class TraceTrainer(Trainer):
             )
         return plain
 
+    def _head_of_reference(self, model: Any) -> Head | None:
+        """Return the frozen head; None where it is the trained model's own, which an adapter leaves alone."""
+        if self._kept and not self.tiled:
+            raise ModelError(
+                f"loss.kl_reference = {self._loss.kl_reference}",
+                "what is kept of the reference is read in tiles of a plain head, which this model does not have",
+                "Set loss.kl_reference: forward",
+            )
+        head = head_of(self._scores)
+        if head is None or (self.reference is None and has_adapter(model)):
+            return None
+        return head.detached().copy() if self._scores is model else head.detached()
+
     def _pairs(self, data: Any, weights: Iterable[Weight] | None = None) -> WeightedPairs:
         with without_adapter(self._scores):
-            return weighted_pairs(data, self._encoder, self._scores, confirm=self._confirm, weights=weights)
+            return weighted_pairs(data, self._encoder, self._scores, loss=self._loss, weights=weights)
 
     @property
     def kl_control(self) -> KLController:
@@ -181,15 +211,13 @@ class TraceTrainer(Trainer):
         self, model: Any, rows: RowBatch, anchored: Tensor, inputs: Batch
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p of each scored token that a loss reads (else 0), Σ KL over the anchored ones, and each KL."""
-        reference = self._reference_hidden(model, inputs)
+        kept = self._kept_of_reference(model, inputs)
         read = torch.isin(rows.row_of_token, inputs["place"][inputs["read"]])
         each: list[Tensor] = []
 
         def work(head: Head, hidden: Tensor) -> Tensor:
             logps = head_logps(head, hidden[read], rows.targets[read])
-            frozen = head.detached() if self.reference is None else head_of(self.reference)
-            assert frozen is not None  # by head_agrees
-            kl_sum, kl = head_kl(head, hidden[anchored], HiddenReference(frozen, reference))
+            kl_sum, kl = head_kl(head, hidden[anchored], _reference(kept, self._frozen_head or head.detached(), hidden))
             each.append(kl)
             placed = logps.new_zeros(len(read)).index_put((read.nonzero()[:, 0],), logps)
             return torch.cat([placed, kl_sum.reshape(1)]).unsqueeze(1)
@@ -207,10 +235,12 @@ class TraceTrainer(Trainer):
         kl = forward_kl(logits[anchored], reference_logits)
         return token_logps(logits, rows), kl.sum(), kl
 
-    def _reference_hidden(self, model: Any, inputs: Batch) -> Tensor:
-        """Return the frozen reference's last hidden states at the retained tokens, in the order of the policy's."""
+    def _kept_of_reference(self, model: Any, inputs: Batch) -> tuple[Tensor, ...]:
+        """Return what says p_ref at the retained tokens, in order: hidden states, or ids and log-probs."""
+        if self._kept:
+            return tuple(inputs[name] for name in _KEPT if name in inputs)
         with self._frozen(model) as reference:
-            return through_head(reference, anchors_of(inputs), lambda _, hidden: hidden)
+            return (through_head(reference, anchors_of(inputs), lambda _, hidden: hidden),)
 
     @contextmanager
     def _frozen(self, model: Any) -> Iterator[Any]:
@@ -316,6 +346,13 @@ class TraceTrainer(Trainer):
         self.log(result)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
+
+
+def _reference(kept: tuple[Tensor, ...], head: Head, like: Tensor) -> Reference:
+    """Return what was kept as distributions; an empty tuple stands for no token."""
+    if len(kept) == 2:
+        return TopReference(*kept)
+    return HiddenReference(head, kept[0] if kept else like.detach()[:0])
 
 
 class _Upkeep(TrainerCallback):

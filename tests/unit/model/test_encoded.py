@@ -87,7 +87,7 @@ def test_a_pair_that_does_not_fit_is_left_out_and_counted() -> None:
 def test_reference_log_probs_are_those_of_the_naive_loop_and_only_where_they_are_read(confirm: bool) -> None:
     model = tiny_model("llama")
     examples = list(encode_triaged(pairs(), encoder()))
-    add_reference(examples, model, confirm=confirm)
+    add_reference(examples, model, LossSettings(confirm=float(confirm)))
     filled = 0
     for example in examples:
         read = responses_read(Direction(example["direction"]), Outcome(example["outcome"]), confirm=confirm)
@@ -103,13 +103,13 @@ def test_reference_log_probs_are_those_of_the_naive_loop_and_only_where_they_are
 
 
 def written(path: Path, **changes: Any) -> int:
-    arguments: dict[str, Any] = {"key": "model|data", "confirm": False, **changes}
+    arguments: dict[str, Any] = {"key": "model|data", "loss": LossSettings(), **changes}
     return write_encoded(iter(pairs()), encoder(), tiny_model("llama"), path, **arguments)
 
 
 def test_what_is_written_is_what_is_read_back_to_the_last_digit(tmp_path: Path) -> None:
     examples = list(encode_triaged(pairs(), encoder()))
-    add_reference(examples, tiny_model("llama"), confirm=False)
+    add_reference(examples, tiny_model("llama"), LossSettings())
     assert written(tmp_path / "pairs.arrow") == len(examples)
     assert list(load_encoded(tmp_path / "pairs.arrow", key="model|data")) == examples
 
@@ -143,6 +143,6 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_stream_of_nothing_writes_an_empty_file(tmp_path: Path) -> None:
-    count = write_encoded([], encoder(), tiny_model("llama"), tmp_path / "none.arrow", key="k", confirm=False)
+    count = write_encoded([], encoder(), tiny_model("llama"), tmp_path / "none.arrow", key="k", loss=LossSettings())
     assert count == 0
     assert len(load_encoded(tmp_path / "none.arrow", key="k")) == 0

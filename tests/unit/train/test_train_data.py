@@ -15,7 +15,7 @@ from tiny_training import CYCLE, config, largest_difference, lora, mixture, trai
 from realigner.errors import DataError, ModelError, StaleKeyError, WeightsError
 from realigner.losses import PairRatios
 from realigner.model.encoded import load_encoded, row_of, write_encoded
-from realigner.recipe import TextSettings
+from realigner.recipe import LossSettings, TextSettings
 from realigner.records import Outcome
 from realigner.train import TraceTrainer
 from realigner.train.batch import PairCollator, anchors_of, count, log_ratios, rows_of
@@ -29,7 +29,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     path = tmp_path_factory.mktemp("encoded") / "reference.arrow"
     encoder = Encoder(tiny_tokenizer("llama"), TextSettings(), 256)
-    write_encoded(mixture(8), encoder, tiny_model("llama", hidden=16), path, key="k", confirm=False)
+    write_encoded(mixture(8), encoder, tiny_model("llama", hidden=16), path, key="k", loss=LossSettings())
     return load_encoded(path, key="k")
 
 

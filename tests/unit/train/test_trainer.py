@@ -15,7 +15,7 @@ from tiny import Float64Throughout, saved_tiny, tiny_model, tiny_tokenizer
 from tiny_training import config, largest_difference, lora, mixture, steps, trained, trainer, triaged, weights_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from realigner.errors import ModelError, TrainingDiverged
+from realigner.errors import ModelError, StaleKeyError, TrainingDiverged
 from realigner.model.load import wrap_in_adapter
 from realigner.records import Outcome, Weight
 from realigner.train import TraceTrainer
@@ -127,6 +127,77 @@ class WrappedHead(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.linear(hidden)
+
+
+# -- what is kept of the reference ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("adapter", [None, lora()], ids=["full", "lora"])
+def test_kept_hidden_states_train_as_a_reference_forward_does(family: str, adapter: Any, tmp_path: Path) -> None:
+    runs = []
+    for kind in ("forward", "hidden"):
+        with Float64Throughout():
+            run = trainer(
+                tmp_path / kind,
+                mixture(16),
+                family=family,
+                dtype=torch.float64,
+                adapter=adapter,
+                loss={"kl_reference": kind, "alpha_kl": 2.0, "confirm": 0.5},
+                optim="sgd",
+                eval_dataset=mixture(8),
+            )
+            run.train()
+            run.evaluate()
+        runs.append(run)
+    assert runs[1].reference is None
+    assert largest_difference(trained(runs[0].model), trained(runs[1].model)) < 1e-12
+    assert runs[0].state.log_history[-1]["eval_kl"] == pytest.approx(runs[1].state.log_history[-1]["eval_kl"], rel=1e-9)
+    assert runs[0].state.log_history[-1]["eval_kl"] > 1e-6
+
+
+def test_kept_hidden_states_keep_their_precision(tmp_path: Path) -> None:
+    """bfloat16 weights: what is kept is bfloat16, and the KL begins at zero."""
+    model = tiny_model("llama", hidden=16, dtype=torch.bfloat16)
+    run = trainer(tmp_path, mixture(16), model=model, adapter=lora(), loss={"kl_reference": "hidden"})
+    assert {example["chosen_hidden_dtype"] for example in run.train_dataset.pairs} == {"bfloat16", None}
+    run.train()
+    assert abs(steps(run)[0]["kl"]) < 1e-3
+
+
+def test_the_likeliest_tokens_kept_in_place_of_all_train_nearly_alike(tmp_path: Path) -> None:
+    ends = {}
+    for kind, k in (("forward", 1), ("top_k", 399), ("top_k", 8)):
+        run = trainer(
+            tmp_path / f"{kind}{k}",
+            mixture(16),
+            adapter=lora(),
+            loss={"kl_reference": kind, "kl_top_k": k, "alpha_kl": 2.0},
+            optim="sgd",
+            learning_rate=0.1,
+        )
+        run.train()
+        ends[kind, k] = trained(run.model)
+    assert largest_difference(ends["forward", 1], ends["top_k", 399]) < 1e-4
+    assert largest_difference(ends["forward", 1], ends["top_k", 8]) > 1e-4
+
+
+def test_pairs_encoded_for_another_kind_of_reference_are_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "a", mixture(8), loss={"kl_reference": "hidden"})
+    data = run.train_dataset
+    other = trainer(tmp_path / "b", data, loss={"kl_reference": "top_k"})
+    with pytest.raises(
+        StaleKeyError, match=r"has no chosen_top_ids: it was encoded for another loss.kl_reference than"
+    ):
+        other.train()
+
+
+def test_a_kept_reference_needs_a_plain_head(tmp_path: Path) -> None:
+    model = tiny_model("llama", hidden=16)
+    model.set_output_embeddings(WrappedHead(model.get_output_embeddings()))
+    with pytest.raises(ModelError, match=r"loss.kl_reference = hidden: what is kept .*Set loss.kl_reference: forward"):
+        trainer(tmp_path, mixture(8), model=model, loss={"kl_reference": "hidden"})
 
 
 # -- divergence -----------------------------------------------------------------------------------------------------
