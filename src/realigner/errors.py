@@ -72,12 +72,16 @@ class DiskError(InputError):
     """There is not enough room to write what the run will write."""
 
 
+class AuditError(InputError):
+    """An audit cannot be drawn or scored from what was given."""
+
+
 class TrainingDiverged(RealignerError):
     """A loss became infinite or not a number; the message names the examples."""
 
 
 class GateNotMet(RealignerError):
-    """The run finished, but a stated requirement does not hold (exit code 3)."""
+    """A stated requirement does not hold, or nothing shows yet that it does (exit code 3)."""
 
     exit_code = 3
 
