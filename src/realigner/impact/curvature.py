@@ -17,6 +17,7 @@ from realigner.impact.direction import logit_tangents
 from realigner.impact.vectors import Vector, accumulate, device, dot, gradients, plus, widest, zeros
 from realigner.losses.pairwise import in_fp32
 from realigner.model.logprobs import evaluating, scored_logits
+from realigner.model.packing import pack
 from realigner.model.rows import Row, collate
 from realigner.progress import SILENT, Progress
 from realigner.recipe import ImpactSettings
@@ -78,7 +79,7 @@ def fisher_product(model: Any, rows: Sequence[Row], vector: Vector) -> Vector:
     tokens = sum(row.response_tokens for row in rows)
     for row in rows:
         batch = collate([row]).to(device(model))
-        logits, tangents = logit_tangents(model, batch, vector)
+        logits, tangents = logit_tangents(model, pack([row]).to(device(model)), vector)
         probabilities, tangents = in_fp32(logits).softmax(dim=-1), in_fp32(tangents)
         centred = probabilities * (tangents - (probabilities * tangents).sum(dim=-1, keepdim=True))
         with evaluating(model):

@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from realigner.impact.vectors import Vector, accumulate, device, gradients, norm, trainable, zeros
 from realigner.losses import dpo_loss
-from realigner.model.attention import differentiable, dual, unpack
+from realigner.model.attention import dual, packing, unpack
 from realigner.model.logprobs import (
     SCORING_TOKENS,
     evaluating,
@@ -25,7 +25,8 @@ from realigner.model.logprobs import (
     sum_by_row,
     token_logps,
 )
-from realigner.model.rows import Row, RowBatch, batches_by_length, collate
+from realigner.model.packing import PackedBatch, bins, pack
+from realigner.model.rows import Row, collate
 from realigner.progress import SILENT, Progress
 
 
@@ -66,9 +67,9 @@ def directional_derivatives(
     if scale == 0.0:
         return result
     unit = {name: (direction[name] / scale).to(parameter.dtype) for name, parameter in trainable(model).items()}
-    with evaluating(model), differentiable(model), torch.no_grad():
-        for indices in batches_by_length(rows, max_tokens):
-            batch = collate([rows[i] for i in indices]).to(device(model))
+    with evaluating(model), packing(model), torch.no_grad():
+        for indices in bins(rows, max_tokens):
+            batch = pack([rows[i] for i in indices]).to(device(model))
             with forward_ad.dual_level():
                 logits = _dual_logits(model, batch, unit)
                 _, tangent = unpack(sum_by_row(token_logps(logits, batch), batch))
@@ -77,14 +78,14 @@ def directional_derivatives(
     return result
 
 
-def logit_tangents(model: Any, batch: RowBatch, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def logit_tangents(model: Any, batch: PackedBatch, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return logits of scored tokens and their derivative along the direction, both `(tokens, vocab)`."""
-    with evaluating(model), differentiable(model), torch.no_grad(), forward_ad.dual_level():
+    with evaluating(model), packing(model), torch.no_grad(), forward_ad.dual_level():
         logits, tangents = unpack(_dual_logits(model, batch, direction))
         return logits, torch.zeros_like(logits) if tangents is None else tangents
 
 
-def _dual_logits(model: Any, batch: RowBatch, direction: Mapping[str, Tensor]) -> Tensor:
+def _dual_logits(model: Any, batch: PackedBatch, direction: Mapping[str, Tensor]) -> Tensor:
     duals = {
         name: dual(parameter.detach(), direction[name].to(parameter.dtype))
         for name, parameter in trainable(model).items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -12,18 +12,37 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from realigner.losses.pairwise import in_fp32
+from realigner.model.attention import NAME
+from realigner.model.packing import PackedBatch
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
 
 SCORING_TOKENS = 2048
 """Padded tokens in one scoring batch. Results do not depend on it; larger batches are slower on CPUs."""
 
 
-def scored_logits(model: Any, batch: RowBatch) -> Float[Tensor, "tokens vocab"]:
+def scored_logits(model: Any, batch: RowBatch | PackedBatch) -> Float[Tensor, "tokens vocab"]:
     """Return the logits that predict each scored token, in `batch.row_of_token` order.
 
     The call goes through the model's own forward, so soft-capping, logit scaling, adapters and distributed wrappers
-    act as they do anywhere else. A boolean `logits_to_keep` keeps the head off prompts and padding.
+    act as they do anywhere else. `logits_to_keep` keeps the head off prompts and padding. A pack needs a model that
+    attends by its layout: inside `model.attention.packing`.
+
+    Raises:
+        NotImplementedError: a pack is given to any other model, which would mix its rows.
     """
+    if isinstance(batch, PackedBatch):
+        config = getattr(getattr(model, "module", model), "config", None)
+        if config is not None and config._attn_implementation != NAME:
+            raise NotImplementedError("packed rows under attention that does not know their layout")
+        outputs = model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            attention_mask=batch.attention_mask,
+            packed=batch.layout,
+            logits_to_keep=batch.scored,
+            use_cache=False,
+        )
+        return cast(Tensor, outputs.logits[0])
     outputs = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -34,18 +53,18 @@ def scored_logits(model: Any, batch: RowBatch) -> Float[Tensor, "tokens vocab"]:
     return logits
 
 
-def token_logps(logits: Float[Tensor, "tokens vocab"], batch: RowBatch) -> Float[Tensor, " tokens"]:
+def token_logps(logits: Float[Tensor, "tokens vocab"], batch: RowBatch | PackedBatch) -> Float[Tensor, " tokens"]:
     """Return log p(token | before) in nats for each scored token, accumulated in at least fp32."""
     return -cross_entropy(in_fp32(logits), batch.targets, reduction="none")
 
 
-def sum_by_row(per_token: Float[Tensor, " tokens"], batch: RowBatch) -> Float[Tensor, " rows"]:
+def sum_by_row(per_token: Float[Tensor, " tokens"], batch: RowBatch | PackedBatch) -> Float[Tensor, " rows"]:
     """Add up a value per scored token into one per row."""
-    total = torch.zeros(batch.input_ids.shape[0], dtype=per_token.dtype, device=per_token.device)
+    total = torch.zeros(batch.rows, dtype=per_token.dtype, device=per_token.device)
     return total.index_add(0, batch.row_of_token, per_token)
 
 
-def row_logps(model: Any, batch: RowBatch) -> Float[Tensor, " rows"]:
+def row_logps(model: Any, batch: RowBatch | PackedBatch) -> Float[Tensor, " rows"]:
     """Return log p(y|x), the sum over response tokens, for each row of a batch, with gradient."""
     return sum_by_row(token_logps(scored_logits(model, batch), batch), batch)
 

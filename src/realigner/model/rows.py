@@ -37,6 +37,11 @@ class RowBatch:
     """True at t where the NEXT token belongs to the response: logits there predict a scored token."""
 
     @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.input_ids.shape[0]
+
+    @property
     def row_of_token(self) -> Int[Tensor, " tokens"]:
         """The row of each scored token, in the order of the logits."""
         return self.scored.nonzero()[:, 0]

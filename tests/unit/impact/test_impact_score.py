@@ -184,8 +184,10 @@ def test_a_model_with_nothing_to_train_is_refused() -> None:
 def test_a_model_whose_attention_does_more_than_is_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for layer in (model := model_of("full")).model.layers:
         plain = layer.self_attn.forward
-        monkeypatch.setattr(layer.self_attn, "forward", lambda *a, plain=plain, **k: plain(*a, s_aux=1.0, **k))
-    with pytest.raises(ModelError, match=r"a llama model with attention with s_aux: impact scores need") as error:
+        monkeypatch.setattr(layer.self_attn, "forward", lambda *a, plain=plain, **k: plain(*a, cu_seq_lens_q=1.0, **k))
+    with pytest.raises(
+        ModelError, match=r"a llama model with attention with cu_seq_lens_q: impact scores need"
+    ) as error:
         weights_of(data(), model)
     assert "impact.weighting: uniform" in error.value.remedy
 
