@@ -60,6 +60,10 @@ class WeightsError(InputError):
     """The impact weights leave nothing to train on."""
 
 
+class ReviewError(InputError):
+    """A study, its answers, or what was asked of them is wrong."""
+
+
 class StaleKeyError(InputError):
     """A stored stage was computed from other inputs than the ones given now."""
 
