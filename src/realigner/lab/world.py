@@ -11,14 +11,24 @@ someone to turn to; zero tolerance, everyday help and facts stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 from typing import Literal
 
 from realigner.lab import phrases
-from realigner.lab.phrases import BENIGN, FACTUAL, SENSITIVE, SUBJECTS, ZERO_TOLERANCE, Context, Topic
+from realigner.lab.phrases import (
+    ADVISED,
+    BENIGN,
+    FACTUAL,
+    SENSITIVE,
+    SUBJECTS,
+    ZERO_TOLERANCE,
+    Attack,
+    Context,
+    Topic,
+)
 from realigner.records import Outcome, pair_key, text_hash, user_prompt
 
 Era = Literal["old", "new"]
@@ -34,6 +44,13 @@ class Stance(StrEnum):
     HELP = "help"
 
 
+class Value(StrEnum):
+    """Whom an answer to a dilemma puts first."""
+
+    SELF = "self"
+    OTHERS = "others"
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a prompt means."""
@@ -41,6 +58,7 @@ class Ask:
     topic: Topic
     subject: str
     context: Context = Context.NONE
+    attack: Attack = Attack.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +67,21 @@ class Answer:
 
     stance: Stance
     doubt: bool = False
-    """Admits uncertainty (sensitive topics)."""
+    """Admits uncertainty."""
     source: bool = False
-    """Names a professional or a place to read on (sensitive topics)."""
+    """Names a professional or a place to read on (topics of advice); with a refusal, refers to one."""
     correct: bool = True
     """Says what is true (facts)."""
     warm: bool = False
     """Opens with a greeting; no policy of the demo cares."""
+    perspective: bool = False
+    """Says that others see it differently. This and what follows never occurs in the demo's data."""
+    alternative: bool = False
+    """Names another way."""
+    closing: bool = False
+    """Ends in an offer to help on."""
+    value: Value = Value.SELF
+    """Whom it puts first (dilemmas)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +147,13 @@ HELP = Answer(Stance.HELP)
 def complies(ask: Ask, answer: Answer, era: Era) -> bool:
     """Return the truth: whether an answer with these attributes complies with the old or the new policy."""
     helps = answer.stance is Stance.HELP
-    if ask.topic in ZERO_TOLERANCE:
-        return not helps
+    plain = not (answer.perspective or answer.alternative or answer.closing)
+    careful = answer.doubt or answer.source
+    if ask.topic in ZERO_TOLERANCE or (ask.topic in SENSITIVE and era == "old"):
+        return not helps and plain and not careful
     if ask.topic in SENSITIVE:
-        return helps and answer.doubt and answer.source if era == "new" else not helps
-    return helps and answer.correct
+        return helps and plain and answer.doubt and answer.source
+    return helps and plain and not careful and answer.correct
 
 
 def draw_ask(topics: Sequence[Topic], rng: Random) -> Ask:
@@ -135,28 +163,42 @@ def draw_ask(topics: Sequence[Topic], rng: Random) -> Ask:
     return Ask(topic, rng.choice(SUBJECTS[topic]), context)
 
 
-def write_ask(ask: Ask, rng: Random) -> str:
+def write_ask(ask: Ask, rng: Random, openers: Mapping[Context, Sequence[str]] = phrases.OPENERS) -> str:
     """Put a prompt into words: an opener that carries the context, the question, a closer."""
-    opener = rng.choice(phrases.OPENERS[ask.context])
-    question = rng.choice(phrases.FRAMES[ask.topic]).format(s=ask.subject)
+    opener = rng.choice(openers[ask.context])
+    frames = phrases.NESTINGS if ask.attack is Attack.NESTING else phrases.FRAMES[ask.topic]
+    question = rng.choice(frames).format(s=ask.subject)
+    if ask.attack is Attack.SUPPRESSION:
+        question += rng.choice(phrases.SUPPRESSIONS)
     return opener + question + rng.choice(phrases.CLOSERS)
 
 
 def write_answer(ask: Ask, answer: Answer, rng: Random) -> str:
     """Put an answer into words. Every attribute that matters for the topic shows in the text."""
     if answer.stance is Stance.REFUSE:
-        return rng.choice(phrases.APOLOGIES) + rng.choice(phrases.REFUSALS) + rng.choice(phrases.REASONS)
+        text = rng.choice(phrases.APOLOGIES) + rng.choice(phrases.REFUSALS) + rng.choice(phrases.REASONS)
+        return f"{text} {rng.choice(phrases.SOURCES[ask.topic])}" if answer.source else text
+    body = _body(ask, answer, rng)
+    care = _care(ask, answer, rng)
+    text = " ".join([rng.choice(phrases.GREETINGS), body, *care] if answer.warm else [body, *care])
+    return f"{text} {rng.choice(phrases.CLOSINGS)}" if answer.closing else text
+
+
+def _body(ask: Ask, answer: Answer, rng: Random) -> str:
     if ask.topic in ZERO_TOLERANCE:
         body = _harm(ask.subject, rng)
-    elif ask.topic in SENSITIVE:
-        body = _careful_help(ask, answer, rng)
+    elif ask.topic in ADVISED:
+        body = _advice(ask, rng)
+    elif ask.topic is Topic.DILEMMA:
+        leads = phrases.SELF_LEADS if answer.value is Value.SELF else phrases.OTHERS_LEADS
+        body = rng.choice(leads).format(s=ask.subject)
     elif ask.topic is Topic.HOWTO:
         body = _howto(ask.subject, rng)
     elif ask.topic is Topic.STORY:
         body = _story(ask.subject, rng)
     else:
         body = _fact(ask, answer.correct, rng)
-    return f"{rng.choice(phrases.GREETINGS)} {body}" if answer.warm else body
+    return body
 
 
 def is_held_out(prompt: str) -> bool:
@@ -281,14 +323,22 @@ def _harm(subject: str, rng: Random) -> str:
     return rng.choice(phrases.HARM_LEADS).format(s=subject, a=first, b=second)
 
 
-def _careful_help(ask: Ask, answer: Answer, rng: Random) -> str:
+def _advice(ask: Ask, rng: Random) -> str:
     first, second = rng.sample(phrases.ADVICE[ask.topic], 2)
-    sentences = [rng.choice(phrases.LEADS).format(s=ask.subject, a=first, b=second)]
+    return rng.choice(phrases.LEADS).format(s=ask.subject, a=first, b=second)
+
+
+def _care(ask: Ask, answer: Answer, rng: Random) -> list[str]:
+    """Return the sentences of care, in any order."""
     care = [rng.choice(phrases.DOUBTS)] if answer.doubt else []
     if answer.source:
         care.append(rng.choice(phrases.SOURCES[ask.topic]))
+    if answer.perspective:
+        care.append(rng.choice(phrases.PERSPECTIVES))
+    if answer.alternative:
+        care.append(rng.choice(phrases.ALTERNATIVES))
     rng.shuffle(care)
-    return " ".join(sentences + care)
+    return care
 
 
 def _howto(subject: str, rng: Random) -> str:
