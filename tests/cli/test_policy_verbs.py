@@ -89,3 +89,33 @@ def test_code_of_a_policy_runs_only_when_permitted(tmp_path: Path, capsys: pytes
     assert code == 2
     assert "a python check imports and runs code" in facts["error"]["rule"]
     assert answer(capsys, "show", path, "--allow-code")[0] == 0
+
+
+def test_lint_leaves_with_3_for_contradictions_and_0_for_warnings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, facts = answer(capsys, "lint", write(tmp_path))
+    assert (code, facts["errors"], [finding["code"] for finding in facts["findings"]]) == (0, 0, ["no-example"])
+    clash = [{**RULES[0], "allowed": ["Mockery"]}]
+    code, facts = answer(capsys, "lint", write(tmp_path, rules=clash))
+    assert (code, facts["ok"], facts["errors"]) == (3, False, 1)
+    assert facts["findings"][0]["rules"] == ["kind"]
+    assert main(["policy", "lint", str(tmp_path / "policy.yaml")]) == 3
+    assert capsys.readouterr().out.splitlines()[-1] == "p 1: 1 errors, 0 warnings"
+
+
+def test_lint_of_a_policy_that_cannot_decide_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, facts = answer(capsys, "lint", write(tmp_path, decision="any_critical"))
+    assert code == 2
+    assert "decision any_critical needs a rule of tier critical" in facts["error"]["rule"]
+
+
+def test_diff_says_what_changed_and_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(tmp_path)
+    new = write(tmp_path, "new.yaml", version="2", rules=[{**RULES[0], "violates": ["mockery", "threats"]}, RULES[1]])
+    code, facts = answer(capsys, "diff", old, new)
+    assert (code, facts["differs"], facts["judged_again"], facts["unchanged"]) == (0, True, ["kind"], ["brief"])
+    assert facts["changed"][0]["direction"] == "tightened"
+    assert main(["policy", "diff", old, new]) == 0
+    assert "    now also breaks it: threats\n" in capsys.readouterr().out
+    assert answer(capsys, "diff", old, old)[1]["differs"] is False

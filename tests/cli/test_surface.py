@@ -32,6 +32,8 @@ SURFACE = {
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,
     "policy list": COMMON,
+    "policy lint": {"POLICY", "--allow-code", *COMMON},
+    "policy diff": {"OLD", "NEW", "--allow-code", *COMMON},
     "policy show": {"POLICY", "--rule", "--for", "--allow-code", *COMMON},
 }
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "peft", "matplotlib", "scipy", "pyarrow", "numpy", "pandas")

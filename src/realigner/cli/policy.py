@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from realigner.cli.options import Debug, Json, Quiet
-from realigner.cli.voice import Voice, write_lines
+from realigner.cli.voice import DONE, GATE, Voice, write_lines
 
 if TYPE_CHECKING:
     from realigner.policy import Policy, Rule
@@ -72,6 +72,43 @@ def show(
         for item in shown:
             lines += ["", _rule_line(item), *str(item["compiled"]).splitlines()]
         voice.answer(facts, lambda out: write_lines(out, *lines))
+    return voice.code
+
+
+@app.command()
+def lint(
+    policy: PolicyFile, allow_code: AllowCode = False, quiet: Quiet = False, as_json: Json = False, debug: Debug = False
+) -> int:
+    """Look for contradictions (exit code 3) and for wording that judges will read differently (warnings)."""
+    with Voice(quiet, as_json, debug) as voice:
+        from realigner.policy import Policy
+        from realigner.policy.lint import lint as lint_policy
+
+        loaded = Policy.load(policy, allow_code=allow_code)
+        found = lint_policy(loaded)
+        errors = sum(finding.level == "error" for finding in found)
+        facts = {**_head(loaded), "errors": errors, "findings": [finding.as_dict() for finding in found]}
+        last = f"{loaded.id} {loaded.version}: {errors} errors, {len(found) - errors} warnings"
+        voice.answer(facts, lambda out: write_lines(out, *map(str, found), last), code=GATE if errors else DONE)
+    return voice.code
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The old policy: a file, or realigner:NAME.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The new policy: a file, or realigner:NAME.")],
+    allow_code: AllowCode = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Say which rules were added, dropped, tightened, loosened or changed, and which must be judged again."""
+    with Voice(quiet, as_json, debug) as voice:
+        from realigner.policy import Policy
+        from realigner.policy.compare import compare
+
+        found = compare(*(Policy.load(path, allow_code=allow_code) for path in (old, new)))
+        voice.answer({"differs": bool(found), **found.as_dict()}, lambda out: write_lines(out, *found.lines()))
     return voice.code
 
 

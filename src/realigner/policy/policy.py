@@ -11,13 +11,12 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from realigner.errors import OracleError, PolicyError
-from realigner.policy.base import quote
 from realigner.policy.code import Permission
 from realigner.policy.decisions import Decision, Shares, Threshold, decide, shares, undecidable
 from realigner.policy.faults import explain, read_policy_file
 from realigner.policy.rule import Part, Rule, digest
 from realigner.policy.shipped import is_shipped
-from realigner.records import Prompt, RuleVerdict, Verdict, user_prompt
+from realigner.records import Prompt, RuleVerdict, Verdict
 
 
 class Policy(Part):
@@ -165,18 +164,12 @@ class Policy(Part):
             fallbacks: ask the checks of wording rules too. They are stand-ins and may be wrong; without it, only
                 deterministic rules are held to their examples.
         """
-        lines = []
-        for rule in self.rules:
-            if rule.by != "rules" and not (fallbacks and rule.has_checks):
-                continue
-            for number, example in enumerate(rule.examples, start=1):
-                verdict = rule.judge(user_prompt(example.prompt), example.text)
-                if verdict.label != example.label:
-                    lines.append(
-                        f"rule {rule.id!r}, example {number} ({quote(example.text)}) is labelled "
-                        f"{example.label}, but the rule says {verdict.label.value}: {verdict.reason}"
-                    )
-        return lines
+        return [
+            f"rule {rule.id!r}, {line}"
+            for rule in self.rules
+            if rule.by == "rules" or (fallbacks and rule.has_checks)
+            for line in rule.check_examples()
+        ]
 
 
 def _count(number: int, noun: str) -> str:

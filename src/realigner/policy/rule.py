@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from realigner.errors import OracleError
-from realigner.policy.base import BaseCheck, yes_or_no
+from realigner.policy.base import BaseCheck, quote, yes_or_no
 from realigner.policy.checks import Check
 from realigner.policy.code import PythonCheck
-from realigner.records import Judgement, Label, Prompt, RuleVerdict
+from realigner.records import Judgement, Label, Prompt, RuleVerdict, user_prompt
 
 By = Literal["rules", "llm", "classifier"]
 Tier = Literal["critical", "high", "standard", "reduced"]
@@ -142,6 +142,18 @@ class Rule(Part):
             if exception.matched:
                 return Label.COMPLIANT, f"excepted: {exception.fact}"
         return Label.NON_COMPLIANT, finding.fact
+
+    def check_examples(self) -> list[str]:
+        """Return one line for every example whose label differs from what the rule's checks say."""
+        lines = []
+        for number, example in enumerate(self.examples, start=1):
+            verdict = self.judge(user_prompt(example.prompt), example.text)
+            if verdict.label != example.label:
+                lines.append(
+                    f"example {number} ({quote(example.text)}) is labelled {example.label}, but the rule says "
+                    f"{verdict.label.value}: {verdict.reason}"
+                )
+        return lines
 
     def code(self) -> list[str]:
         """Return the identities of the code that the checks call."""
