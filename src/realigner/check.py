@@ -145,19 +145,42 @@ def _keep_longest(longest: list[tuple[int, int, Pair]], entry: tuple[int, int, P
 
 def _check_policy(recipe: Recipe, findings: _Findings) -> Oracle:
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
-    examples = sum(len(rule.examples) for rule in policy.rules)
-    findings.ok(
-        "policy", f"{policy.id} {policy.version}: {len(policy.rules)} rules, {examples} examples hold, {policy.hash}"
-    )
-    for rule in policy.rules:
-        if not rule.examples:
-            findings.warn("policy", f"rule {rule.id} has no example, so nothing tests what it says")
+    _say_policy(recipe, policy, findings)
     if recipe.evaluate.oracle is not None:
         with findings.about("oracle"):
             findings.ok("oracle", f"evaluation: {build_oracle(recipe.evaluate.oracle, policy).identity}")
     oracle = build_oracle(recipe.oracle, policy)
     findings.ok("oracle", oracle.identity)
     return oracle
+
+
+def _say_policy(recipe: Recipe, policy: Policy, findings: _Findings) -> None:
+    """Say what the policy is, what of it is tested, and what lint finds."""
+    from realigner.policy.lint import lint
+
+    held = sum(len(rule.examples) for rule in policy.rules if rule.by == "rules")
+    told = f"{policy.id} {policy.version}: {len(policy.rules)} rules, {held} examples hold"
+    if policy.wording_rules:
+        shown = sum(len(rule.examples) for rule in policy.wording_rules)
+        told += f"; {len(policy.wording_rules)} rules need a judge, who is shown {shown} examples that nothing checks"
+    findings.ok("policy", f"{told}, {policy.hash}")
+    for rule in policy.rules:
+        if not rule.examples:
+            findings.warn("policy", f"rule {rule.id} has no example, so nothing tests what it says")
+    weighed = [finding for finding in lint(policy) if finding.code != "no-example"]
+    for finding in weighed:
+        if finding.level == "error" or finding.code == "never-decides":
+            findings.warn("policy", f"{', '.join(finding.rules)}: {finding.text}. {finding.remedy}")
+    lesser = sum(finding.level == "warning" for finding in weighed)
+    if lesser:
+        findings.ok("policy", f"{lesser} lint warnings; see: realigner policy lint {recipe.policy.path}")
+    if policy.wording_rules and any(
+        used is not None and used.fallbacks for used in (recipe.oracle, recipe.evaluate.oracle)
+    ):
+        rules = ", ".join(rule.id for rule in policy.wording_rules)
+        findings.warn(
+            "oracle", f"deterministic fallbacks stand in for the judge of {rules}: they see wording, not meaning"
+        )
 
 
 def _check_triage(recipe: Recipe, oracle: Oracle, seen: _Seen, findings: _Findings) -> None:

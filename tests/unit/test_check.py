@@ -180,3 +180,42 @@ def test_long_data_are_sampled_and_that_is_said(
 
 def test_findings_are_plain_json() -> None:
     assert Finding("ok", "data", "x").as_dict() == {"level": "ok", "topic": "data", "text": "x"}
+
+
+JUDGED = """
+id: kind
+version: "1"
+title: No blame
+rules:
+  - id: no-blame
+    by: llm
+    text: A response does not blame.
+    violates: [reproach]
+    allowed: [reproach]
+    forbid: {words: [your fault]}
+    examples: [{text: It is your fault., label: non_compliant, why: it blames}]
+"""
+
+
+def test_a_policy_that_needs_a_judge_is_refused_under_checks_alone(tmp_path: Path, content: dict[str, Any]) -> None:
+    (tmp_path / "policy.yaml").write_text(JUDGED)
+    errors = found(content, "error")
+    assert "1 rule is judged by wording: no-blame (llm): this policy needs a judge" in errors
+    assert (
+        "Set oracle.kind: judges, or let their deterministic fallbacks stand in with oracle.fallbacks: true" in errors
+    )
+    assert (
+        "kind 1: 1 rules, 0 examples hold; 1 rules need a judge, who is shown 1 examples that nothing checks"
+        in found(content, "ok")
+    )
+
+
+def test_fallbacks_that_stand_in_and_contradictions_are_pointed_out(tmp_path: Path, content: dict[str, Any]) -> None:
+    (tmp_path / "policy.yaml").write_text(JUDGED)
+    content["oracle"] = {"fallbacks": True}
+    warnings = found(content, "warning")
+    assert "deterministic fallbacks stand in for the judge of no-blame: they see wording, not meaning" in warnings
+    assert "no-blame: 'reproach' stands under violates and allowed. Remove one of the two" in warnings
+    assert "1 lint warnings; see: realigner policy lint" in found(content, "ok")
+    assert "oracle  rules/1:" in found(content, "ok")
+    assert found(content, "error") == ""

@@ -143,7 +143,7 @@ def run_evaluate(run: Run) -> dict[str, Any]:
             "version": policy.version,
             "title": policy.title,
             "hash": policy.hash,
-            "rules": [{"id": rule.id, "tier": rule.tier, "text": rule.text} for rule in policy.rules],
+            "rules": [{"id": rule.id, "tier": rule.tier, "by": rule.by, "text": rule.text} for rule in policy.rules],
         },
         "warnings": warnings,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from realigner.report.changes import read_changes
-from realigner.report.rundir import NotMeasured, RunFiles, part
+from realigner.report.rundir import NotMeasured, RunFiles, items, mapping, part
 from realigner.report.verdict import judge_is_the_same, read_agreement
 
 FEW_PROMPTS = 100
@@ -43,7 +43,24 @@ def _judge(run: RunFiles) -> list[str]:
     )
     if part(lambda r: r.recipe("oracle", "kind"), run).value == "rules":
         limits.append("The judge is a set of deterministic rules: it sees wording and length, not meaning.")
+    if stand_ins := _stand_ins(run):
+        limits.append(
+            f"The rules {', '.join(stand_ins)} were written for a judge who reads. Their deterministic fallbacks stood "
+            "in for it, so that what these rules mean was judged by words and patterns alone."
+        )
     return limits
+
+
+def _stand_ins(run: RunFiles) -> list[str]:
+    """Return the rules that need a judge and were judged by their fallbacks, in training or in evaluation."""
+    settings = (
+        part(lambda r: r.recipe("oracle", "fallbacks"), run),
+        part(lambda r: r.recipe("evaluate", "oracle"), run),
+    )
+    if settings[0].value is not True and mapping(settings[1].value).get("fallbacks") is not True:
+        return []
+    rules = [mapping(rule) for rule in items(part(lambda r: r.summary("policy", "rules"), run).value)]
+    return [str(rule.get("id")) for rule in rules if rule.get("by", "rules") != "rules"]
 
 
 def _evidence(run: RunFiles) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from report_html import Page
 from report_run import write_run
 
@@ -144,3 +145,18 @@ def test_limits_name_a_shared_judge_few_prompts_and_unclear_verdicts(tmp_path: P
     assert "The judge that evaluated is the judge" not in apart
     assert "held-out prompts were judged" not in apart
     assert "How often the judge is wrong: not measured" in apart
+
+
+@pytest.mark.parametrize("section", ["oracle", "evaluate"])
+def test_limits_name_the_rules_whose_fallbacks_stood_in_for_a_judge(tmp_path: Path, section: str) -> None:
+    run = write_run(tmp_path / "run")
+    assert "stood in" not in " ".join(read_limits(RunFiles(run)))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["policy"]["rules"][0]["by"] = "llm"
+    (run / "summary.json").write_text(json.dumps(summary))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    settings = {"kind": "rules", "fallbacks": True}
+    recipe[section] = settings if section == "oracle" else {"oracle": settings}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    limits = " ".join(read_limits(RunFiles(run)))
+    assert f"The rules {summary['policy']['rules'][0]['id']} were written for a judge who reads." in limits
