@@ -17,11 +17,13 @@ from realigner.data import DataTally, read_corrections, read_pairs, split_of
 from realigner.errors import GoldError, ModelError, RealignerError, RunDirError
 from realigner.manifest import MANIFEST
 from realigner.oracle import Oracle, build_oracle
+from realigner.oracle.build import judged_by, look_into_oracle
+from realigner.oracle.plan import Planner
 from realigner.pipeline import stage_inputs
 from realigner.policy import Policy
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
-from realigner.records import Outcome, Pair, TriagedPair, prompt_text
+from realigner.records import Judgement, Outcome, Pair, TriagedPair, prompt_text
 from realigner.runs import LOCK, finished_stages, load_run
 from realigner.triaging import CorrectionIndex, TriageTally, triage
 
@@ -86,16 +88,17 @@ def check(recipe: Recipe, progress: Progress = SILENT) -> list[Finding]:
     """Look at everything that a run of this recipe needs; every fault is listed, not only the first."""
     findings = _Findings()
     seen: _Seen | None = None
-    oracle: Oracle | None = None
+    policy: Policy | None = None
     with progress.task("checking", 5) as advance:
         with findings.about("data"):
             seen = _check_data(recipe, findings)
         advance(1)
         with findings.about("policy"):
-            oracle = _check_policy(recipe, findings)
+            policy = _check_policy(recipe, findings)
         advance(1)
-        if seen is not None and oracle is not None:
-            _check_triage(recipe, oracle, seen, findings)
+        if policy is not None:
+            with findings.about("oracle"), look_into_oracle(recipe.oracle, policy, recipe.output) as oracle:
+                _check_oracle(recipe, oracle, seen, findings)
         advance(1)
         _check_model(recipe, seen, findings)
         advance(1)
@@ -143,15 +146,35 @@ def _keep_longest(longest: list[tuple[int, int, Pair]], entry: tuple[int, int, P
         heapq.heappushpop(longest, entry)
 
 
-def _check_policy(recipe: Recipe, findings: _Findings) -> Oracle:
+def _check_policy(recipe: Recipe, findings: _Findings) -> Policy:
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     _say_policy(recipe, policy, findings)
     if recipe.evaluate.oracle is not None:
         with findings.about("oracle"):
             findings.ok("oracle", f"evaluation: {build_oracle(recipe.evaluate.oracle, policy).identity}")
-    oracle = build_oracle(recipe.oracle, policy)
+    return policy
+
+
+def _check_oracle(recipe: Recipe, oracle: Oracle, seen: _Seen | None, findings: _Findings) -> None:
+    """See whether judges can be asked and what that takes; judge a sample where it costs nothing."""
     findings.ok("oracle", oracle.identity)
-    return oracle
+    calls = 0
+    judged = judged_by(oracle)
+    if judged is not None:
+        for line in judged.check():
+            findings.ok("oracle", line)
+        if seen is not None:
+            with Planner(judged) as planner:
+                planner.add([Judgement(p.prompt, text) for p in seen.sample for text in (p.chosen, p.rejected)])
+                plan = planner.plan()
+            calls = plan.calls
+            of = "all" if seen.whole and len(seen.sample) < SAMPLE else "a sample of"
+            for line in plan.lines():
+                findings.ok("oracle", f"for {of} {len(seen.sample):,} pairs, {line}")
+    if calls:
+        findings.ok("triage", "not tried on a sample, because its judge is not free; see realigner triage --dry-run")
+    elif seen is not None:
+        _check_triage(recipe, oracle, seen, findings)
 
 
 def _say_policy(recipe: Recipe, policy: Policy, findings: _Findings) -> None:
@@ -196,7 +219,7 @@ def _check_triage(recipe: Recipe, oracle: Oracle, seen: _Seen, findings: _Findin
                 corrections=corrections,
                 seed=recipe.seed,
                 eval_fraction=recipe.data.eval_fraction,
-                batch_size=recipe.oracle.batch_size,
+                batch_size=recipe.oracle.questions_at_a_time,
                 tally=tally,
             )
         )

@@ -84,6 +84,12 @@ class TrainingDiverged(RealignerError):
     """A loss became infinite or not a number; the message names the examples."""
 
 
+class LimitReached(RealignerError):
+    """A limit on calls or money would be passed, or is reached (exit code 3). What was answered is kept."""
+
+    exit_code = 3
+
+
 class GateNotMet(RealignerError):
     """A stated requirement does not hold, or nothing shows yet that it does (exit code 3)."""
 

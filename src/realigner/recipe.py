@@ -6,15 +6,15 @@ Paths in a recipe file are relative to the file. Every field states its unit and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from realigner.errors import RecipeError, did_you_mean
-from realigner.recipe_judges import NoiseSettings
+from realigner.recipe_judges import JudgeSettings, NoiseSettings
 from realigner.recipe_parts import (
     A_FILE,
     FileOrId,
@@ -107,26 +107,57 @@ class PolicySettings(Section):
 
 
 class OracleSettings(Section):
-    """Who judges."""
+    """Who judges, see oracles.md."""
 
-    kind: Literal["rules", "scripted"] = "rules"
-    """`rules`: the policy's own checks. `scripted`: verdicts from a file."""
+    kind: Literal["rules", "scripted", "judges"] = "rules"
+    """`rules`: the policy's own checks. `scripted`: verdicts from a file. `judges`: checks for rules `by: rules`, and
+    the judges below for rules `by: llm` and `by: classifier`."""
     path: OptionalFilePath = None
     """For `scripted`: JSONL of `{prompt, response, label, reason?, rules?}`."""
     fallbacks: bool = False
     """For `rules`: let the checks of rules that need a judge stand in for it; the oracle's identity names them."""
-    batch_size: PositiveInt = 256
-    """The most questions in one call of the oracle."""
+    batch_size: PositiveInt | None = None
+    """The most questions in one call of the oracle. Default: 256; with `judges` 8192, so that a server never waits."""
+    llm: JudgeSettings | None = None
+    """For `judges`: who judges the rules `by: llm`."""
+    classifier: JudgeSettings | None = None
+    """For `judges`: who judges the rules `by: classifier`."""
+    rules_per_call: PositiveInt = 1
+    """For `judges`: rules judged together in one call. More is cheaper and less exact; verdicts made in one mode are
+    not used in another."""
+    store: OptionalFilePath = None
+    """For `judges`: the file that remembers verdicts. Default: `verdicts.sqlite` beside the run directory."""
+    prices: OptionalFilePath = None
+    """For `judges`: YAML of what each model costs, see oracles.md."""
+    max_cost: NonNegativeFloat | None = None
+    """For `judges`: the most that one command may spend, in the currency of `prices`."""
+    max_calls: Annotated[int, Field(ge=0)] | None = None
+    """For `judges`: the most calls that one command may make."""
     noise: NoiseSettings | None = None
     """Mistakes put in on purpose, for studies of robustness. `null`: none."""
 
     @model_validator(mode="after")
-    def _needs_path(self) -> OracleSettings:
+    def _keys_of_the_kind(self) -> OracleSettings:
         if (self.kind == "scripted") != (self.path is not None):
             raise ValueError("oracle.path belongs to kind 'scripted', which needs it")
         if self.fallbacks and self.kind != "rules":
             raise ValueError("oracle.fallbacks belongs to kind 'rules'")
+        given = [name for name in _OF_JUDGES if getattr(self, name) != type(self).model_fields[name].default]
+        if self.kind != "judges" and given:
+            raise ValueError(f"oracle.{given[0]} belongs to kind 'judges'")
+        if self.kind == "judges" and self.llm is None and self.classifier is None:
+            raise ValueError("kind 'judges' needs oracle.llm or oracle.classifier")
+        if self.max_cost is not None and self.prices is None:
+            raise ValueError("oracle.max_cost needs oracle.prices, the file that says what each model costs")
         return self
+
+    @property
+    def questions_at_a_time(self) -> int:
+        """`batch_size`, or its default for the kind."""
+        return self.batch_size or (8192 if self.kind == "judges" else 256)
+
+
+_OF_JUDGES = ("llm", "classifier", "rules_per_call", "store", "prices", "max_cost", "max_calls")
 
 
 class CorrectionSettings(Section):
@@ -399,13 +430,19 @@ def _explain(error: ValidationError, source: str) -> RecipeError:
     """Turn pydantic's list of faults into one message with the value, the rule and a remedy for each."""
     lines = []
     for fault in error.errors(include_url=False):
-        location = [str(part) for part in fault["loc"]]
-        name = ".".join(location) or "recipe"
+        names, section = _place(fault["loc"])
+        name = ".".join(names) or "recipe"
         if fault["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
-            lines.append(f"unknown key '{name}'.{did_you_mean(location[-1], known)}")
+            _, around = _place(fault["loc"][:-1])
+            known = getattr(around, "model_fields", {})
+            lines.append(f"unknown key '{name}'.{did_you_mean(names[-1], known)}")
         elif fault["type"] == "missing":
             lines.append(f"missing key '{name}'")
+        elif fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            kinds = section if isinstance(section, dict) else {}
+            found = fault["ctx"].get("tag")
+            given = f"'{name}.kind' = {found!r}" if found is not None else f"missing key '{name}.kind'"
+            lines.append(f"{given}: the kinds are {', '.join(kinds)}.{did_you_mean(found or '', kinds)}")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             lines.append(f"'{name}' = {fault['input']!r}: {message}")
@@ -416,15 +453,35 @@ def _explain(error: ValidationError, source: str) -> RecipeError:
     )
 
 
-def _known_keys(location: Sequence[str]) -> list[str]:
+def _place(location: Sequence[str | int]) -> tuple[list[str], Any]:
+    """Return the keys that lead to a fault as the file has them, and the section there.
+
+    Where a section is one of several kinds, pydantic's location names the kind as well, which is no key of the file;
+    the section is then a mapping of the kinds until one is chosen.
+    """
+    names: list[str] = []
     section: Any = Recipe
-    for name in location:
-        field = getattr(section, "model_fields", {}).get(name)
-        if field is None:
-            return []
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        section = next((c for c in candidates if hasattr(c, "model_fields")), None)
-    return list(getattr(section, "model_fields", {}))
+    for part in location:
+        if isinstance(section, dict) and part in section:
+            section = section[part]
+            continue
+        names.append(str(part))
+        if isinstance(part, str):
+            field = getattr(section, "model_fields", {}).get(part)
+            found = [] if field is None else list(_sections(field.annotation))
+            if len(found) > 1:
+                section = {get_args(each.model_fields["kind"].annotation)[0]: each for each in found}
+            else:
+                section = found[0] if found else None
+    return names, section
+
+
+def _sections(annotation: Any) -> Iterator[Any]:
+    """Yield the sections that a field may hold."""
+    if hasattr(annotation, "model_fields"):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def _resolve_paths(recipe: Recipe, base: Path) -> Recipe:

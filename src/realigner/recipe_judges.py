@@ -65,7 +65,7 @@ class RulesJudgeSettings(Section):
     """A rule's own checks (its deterministic fallback): free, and the first step of a cascade."""
 
     kind: Literal["rules"]
-    """A rule that has no checks is refused."""
+    """The policy's checks. A rule that has none is `unsure`."""
 
 
 class ScriptedJudgeSettings(Section):

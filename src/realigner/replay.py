@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from realigner.errors import RunDirError, StaleKeyError
+from realigner.oracle.build import store_path
 from realigner.pipeline import run, stage_inputs
 from realigner.progress import SILENT, Progress
+from realigner.recipe import Recipe
 from realigner.runs import StoredRun, finished_stages, load_run
 
 TOLERANCE = 1e-6
@@ -74,8 +76,16 @@ def replay(directory: str | Path, progress: Progress = SILENT) -> ReplayReport:
     except StaleKeyError as error:
         raise StaleKeyError(error.given, "a replay needs the inputs of the run", "Restore them, or run anew") from None
     target = _free(stored.directory.resolve(), done)
-    run(stored.recipe.model_copy(update={"output": str(target)}), until=done[-1], progress=progress)
+    run(_elsewhere(stored.recipe, target), until=done[-1], progress=progress)
     return compare(stored, load_run(target))
+
+
+def _elsewhere(recipe: Recipe, target: Path) -> Recipe:
+    """Return the recipe for another directory, with the verdict store of the run: no judge is asked twice."""
+    oracle = recipe.oracle
+    if oracle.kind == "judges":
+        oracle = oracle.model_copy(update={"store": str(store_path(oracle, recipe.output))})
+    return recipe.model_copy(update={"output": str(target), "oracle": oracle})
 
 
 def compare(first: StoredRun, second: StoredRun) -> ReplayReport:

@@ -30,6 +30,7 @@ from realigner.manifest import (
 )
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
+from realigner.spent import Spent
 
 RECIPE, LOCK, SCRATCH = "recipe.yaml", ".lock", ".scratch"
 
@@ -128,6 +129,7 @@ class Run(StoredRun):
     ) -> None:
         super().__init__(directory, manifest, recipe)
         self.progress = progress
+        self.spent = Spent()
         self._inputs = inputs
         self._current: str | None = None
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from realigner.errors import RecipeError
 from realigner.recipe import Recipe
 from realigner.recipe_parts import A_FILE, FileOrId, FilePath, OptionalFilePath, PathMark, Section, place_paths
 
@@ -53,3 +57,28 @@ def test_paths_are_relative_to_the_recipe_and_hub_ids_stay(tmp_path: Path) -> No
     assert recipe.data.path == str(tmp_path / "there")
     assert recipe.evaluate.oracle is not None
     assert recipe.evaluate.oracle.path == str(tmp_path / "verdicts.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("oracle", "message"),
+    [
+        ({"kind": "judges"}, "kind 'judges' needs oracle.llm or oracle.classifier"),
+        ({"kind": "judges", "llm": {"kind": "rulse"}}, "'oracle.llm.kind' = 'rulse': the kinds are rules, scripted"),
+        ({"kind": "judges", "llm": {"kind": "rulse"}}, "Did you mean 'rules'?"),
+        ({"kind": "judges", "llm": {"path": "secret"}}, "missing key 'oracle.llm.kind': the kinds are rules"),
+        (
+            {"kind": "judges", "llm": {"kind": "scripted", "pat": "p"}},
+            "missing key 'oracle.llm.path'; unknown key 'oracle.llm.pat'. Did you mean 'path'?",
+        ),
+        ({"kind": "rules", "store": "v"}, "oracle.store belongs to kind 'judges'"),
+        ({"llm": {"kind": "rules"}}, "oracle.llm belongs to kind 'judges'"),
+        ({"kind": "judges", "llm": {"kind": "rules"}, "max_cost": 1}, "oracle.max_cost needs oracle.prices"),
+        ({"kind": "judges", "llm": {"kind": "rules"}, "max_calls": -1}, "'oracle.max_calls' = -1"),
+    ],
+)
+def test_what_is_wrong_with_a_judge_is_said_in_the_keys_of_the_file(oracle: dict[str, Any], message: str) -> None:
+    whole = {"output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": "p"}, "oracle": oracle}
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse(whole)
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)

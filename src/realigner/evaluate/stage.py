@@ -18,8 +18,10 @@ from realigner.model.export import trained_settings
 from realigner.model.generate import generate
 from realigner.model.load import load_model
 from realigner.model.stage import recipe_encoder
-from realigner.oracle import ask, build_oracle
+from realigner.oracle import Oracle, ask, open_oracle
+from realigner.oracle.build import asked_facts, judged_by
 from realigner.oracle.noise import without_noise
+from realigner.oracle.plan import Planner
 from realigner.policy import Policy
 from realigner.records import Judgement, Message, TriagedPair, Verdict, prompt_key
 from realigner.runs import Run
@@ -108,13 +110,14 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     judge = recipe.evaluation_oracle
-    oracle = build_oracle(judge, policy)
     rows = pq.read_table(run.path("responses.parquet")).to_pylist()
     questions = [
         Judgement(tuple(Message(role=m["role"], content=m["content"]) for m in row["prompt"]), row["response"])
         for row in rows
     ]
-    verdicts = ask(oracle, questions, judge.batch_size, run.progress)
+    with open_oracle(judge, policy, recipe.output, run.spent) as oracle:
+        verdicts = _judge(run, oracle, questions, judge.questions_at_a_time)
+        asked = asked_facts(oracle)
     with run.writing("judgements.parquet") as path:
         _write_judgements(rows, verdicts, str(path))
     by_side = {side: [v for row, v in zip(rows, verdicts, strict=True) if row["model"] == side] for side in SIDES}
@@ -149,7 +152,23 @@ def run_evaluate(run: Run) -> dict[str, Any]:
     }
     with run.writing("summary.json") as path:
         write_text(path, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return {"responses": len(rows), "retained_pairs": 0 if retained is None else len(retained.tokens), "text": cut}
+    pairs = 0 if retained is None else len(retained.tokens)
+    return {"responses": len(rows), "retained_pairs": pairs, "text": cut, **asked}
+
+
+def _judge(run: Run, oracle: Oracle, questions: list[Judgement], at_a_time: int) -> list[Verdict]:
+    """Return the verdicts on the responses; where a judge is asked, say before how much of it, and hold the limits."""
+    judged = judged_by(oracle)
+    if judged is None:
+        return ask(oracle, questions, at_a_time, run.progress)
+    with Planner(judged) as planner:
+        planner.add(questions)
+        plan = planner.plan()
+    for line in plan.lines():
+        run.progress.say(line)
+    plan.refuse_over(judged.meter)
+    with judged.asking(plan.calls, run.progress):
+        return ask(oracle, questions, at_a_time)
 
 
 def _retained(run: Run) -> tuple[Retained | None, dict[str, int]]:

@@ -31,7 +31,7 @@ def ask(
         raise OracleError(
             f"batch_size = {batch_size}", "an oracle is asked at least one question at a time", "Raise it"
         )
-    keys = [_key(question) for question in questions]
+    keys = [question_key(question) for question in questions]
     distinct = dict(zip(keys, questions, strict=True))
     asked, answers = list(distinct.values()), []
     with progress.task("Judging", len(asked)) as advance:
@@ -43,7 +43,7 @@ def ask(
     return [verdicts[key] for key in keys]
 
 
-def _key(question: Judgement) -> Key:
+def question_key(question: Judgement) -> Key:
     """Return the question as something hashable: equal keys are equal questions, with no hash between."""
     return tuple((turn["role"], turn["content"]) for turn in question.prompt), question.response
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realigner.data.rows import InvalidRow
-from realigner.data.sources import json_lines
-from realigner.errors import DataError, OracleError, did_you_mean
+from realigner.errors import OracleError
+from realigner.oracle.verdict_lines import check_keys, lines_of, read_label, read_prompt, read_text, refusal, shorten
 from realigner.policy import Policy
 from realigner.records import Judgement, Label, RuleVerdict, Verdict, prompt_text, text_hash
 
@@ -61,7 +60,7 @@ class ScriptedOracle:
             raise OracleError(f"scripted verdicts {path}", "no such file", "Check oracle.path")
         verdicts: dict[Key, Label | Verdict] = {}
         places: dict[Key, str] = {}
-        for source, columns in _lines(path):
+        for source, columns in lines_of(path):
             key, verdict = _read_line(columns, source)
             if verdicts.setdefault(key, verdict) != verdict:
                 raise OracleError(
@@ -96,7 +95,7 @@ class ScriptedOracle:
         if self._default is not None:
             return self._default
         raise OracleError(
-            f"prompt {_shorten(prompt_text(question.prompt))}, response {_shorten(question.response)}",
+            f"prompt {shorten(prompt_text(question.prompt))}, response {shorten(question.response)}",
             "it has no scripted verdict and there is no default",
             "Add a line for it, or give a default",
         )
@@ -122,77 +121,22 @@ def _canonical(verdict: Verdict) -> str:
     return json.dumps([verdict.label, verdict.reason, rules])
 
 
-def _shorten(text: str, width: int = 80) -> str:
-    return repr(text if len(text) <= width else text[: width - 1] + "…")
-
-
-def _lines(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    lines = []
-    try:
-        for row in json_lines(path):
-            if isinstance(row.columns, InvalidRow):
-                invalid = row.columns
-                raise OracleError(f"{row.source}: {invalid.reason} ({invalid.found})", invalid.rule, "Mend the line")
-            lines.append((row.source, row.columns))
-    except DataError as error:
-        raise OracleError(error.given, error.rule, error.remedy) from None
-    return lines
-
-
 def _read_line(columns: Mapping[str, Any], source: str) -> tuple[Key, Verdict]:
-    _check_keys(columns, KEYS, ("prompt", "response", "label"), source)
+    check_keys(columns, KEYS, ("prompt", "response", "label"), source)
     rules = columns.get("rules") or []
     if not isinstance(rules, list):
-        raise _refusal(source, "rules", rules, "a list of {rule, label, reason?}")
+        raise refusal(source, "rules", rules, "a list of {rule, label, reason?}")
     verdict = Verdict(
-        _label(columns["label"], source),
+        read_label(columns["label"], source),
         tuple(_rule(rule, source) for rule in rules),
-        _text(columns.get("reason", "scripted"), "reason", source),
+        read_text(columns.get("reason", "scripted"), "reason", source),
     )
-    return (_prompt(columns["prompt"], source), _text(columns["response"], "response", source)), verdict
+    return (read_prompt(columns["prompt"], source), read_text(columns["response"], "response", source)), verdict
 
 
 def _rule(content: Any, source: str) -> RuleVerdict:
     if not isinstance(content, dict):
-        raise _refusal(source, "rules", content, "a list of {rule, label, reason?}")
-    _check_keys(content, RULE_KEYS, ("rule", "label"), source)
-    reason = _text(content.get("reason", "scripted"), "reason", source)
-    return RuleVerdict(_text(content["rule"], "rule", source), _label(content["label"], source), reason)
-
-
-def _prompt(value: Any, source: str) -> str:
-    if not isinstance(value, list):
-        return _text(value, "prompt", source)
-    for turn in value:
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
-            raise _refusal(source, "prompt", turn, "a text, or a list of messages with role and content")
-    return prompt_text(value)
-
-
-def _label(value: Any, source: str) -> Label:
-    try:
-        return Label(value)
-    except ValueError:
-        hint = did_you_mean(str(value), Label)
-        raise _refusal(source, "label", value, f"one of {', '.join(Label)}", hint) from None
-
-
-def _text(value: Any, key: str, source: str) -> str:
-    if not isinstance(value, str):
-        raise _refusal(source, key, value, "a text")
-    return value
-
-
-def _check_keys(columns: Mapping[str, Any], known: Sequence[str], needed: Sequence[str], source: str) -> None:
-    for key in columns:
-        if key not in known:
-            rule = f"a line has the keys {', '.join(known)}"
-            raise OracleError(f"{source}: unknown key '{key}'", rule, f"Remove it.{did_you_mean(key, known)}")
-    for key in needed:
-        if key not in columns:
-            rule = f"a line has at least the keys {', '.join(needed)}"
-            raise OracleError(f"{source}: no key '{key}'", rule, "Add it")
-
-
-def _refusal(source: str, key: str, value: Any, wanted: str, hint: str = "") -> OracleError:
-    return OracleError(f"{source}: {key} is {_shorten(str(value))}", f"it must be {wanted}", f"Correct it.{hint}")
+        raise refusal(source, "rules", content, "a list of {rule, label, reason?}")
+    check_keys(content, RULE_KEYS, ("rule", "label"), source)
+    reason = read_text(content.get("reason", "scripted"), "reason", source)
+    return RuleVerdict(read_text(content["rule"], "rule", source), read_label(content["label"], source), reason)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from realigner.data import DataTally, read_corrections, read_pairs
 from realigner.errors import DataError
-from realigner.oracle import build_oracle
+from realigner.oracle import Oracle, open_oracle
+from realigner.oracle.build import asked_facts, judged_by
 from realigner.policy import Policy
 from realigner.records import Label, Outcome
 from realigner.runs import Run
 from realigner.triaging.corrections import CorrectionIndex
+from realigner.triaging.plan import plan_triage
 from realigner.triaging.store import write_triage
 from realigner.triaging.stream import triage
 from realigner.triaging.tally import SIDES, TriageTally
@@ -29,22 +33,10 @@ def run_triage(run: Run) -> dict[str, Any]:
     """
     recipe = run.recipe
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
-    oracle = build_oracle(recipe.oracle, policy)
-    read, found = DataTally(), TriageTally()
-    with CorrectionIndex(read_corrections(recipe.corrections.path) if recipe.corrections else ()) as corrections:
-        triaged = triage(
-            read_pairs(recipe.data, read),
-            oracle,
-            corrections=corrections if recipe.corrections else None,
-            seed=recipe.seed,
-            eval_fraction=recipe.data.eval_fraction,
-            batch_size=recipe.oracle.batch_size,
-            tally=found,
-            progress=run.progress,
-        )
-        with run.writing(TRIAGE) as path:
-            write_triage(triaged, path)
-            refuse_nothing_to_do(found, f"{policy.id} {policy.version}", recipe.data.eval_fraction)
+    with open_oracle(recipe.oracle, policy, recipe.output, run.spent) as oracle:
+        with _asking(run, oracle):
+            read, found = _triage(run, policy, oracle)
+        asked = asked_facts(oracle)
     for line in found_lines(found):
         run.progress.say(line)
     if found.corrections_unknown:
@@ -53,8 +45,45 @@ def run_triage(run: Run) -> dict[str, Any]:
         "data": read.as_dict(),
         "policy": {"id": policy.id, "version": policy.version, "title": policy.title, "hash": policy.hash},
         "oracle": oracle.identity,
+        **asked,
         **found.as_dict(),
     }
+
+
+@contextmanager
+def _asking(run: Run, oracle: Oracle) -> Iterator[None]:
+    """Say what a judge will be asked, refuse what passes a limit, and show how far it is; others need none of it."""
+    judged = judged_by(oracle)
+    if judged is None:
+        yield
+        return
+    plan = plan_triage(run.recipe, judged, run.progress)
+    for line in plan.lines():
+        run.progress.say(line)
+    plan.refuse_over(judged.meter)
+    with judged.asking(plan.calls, run.progress):
+        yield
+
+
+def _triage(run: Run, policy: Policy, oracle: Oracle) -> tuple[DataTally, TriageTally]:
+    """Write `triage.parquet`; return what was read and what was found."""
+    recipe = run.recipe
+    read, found = DataTally(), TriageTally()
+    with CorrectionIndex(read_corrections(recipe.corrections.path) if recipe.corrections else ()) as corrections:
+        triaged = triage(
+            read_pairs(recipe.data, read),
+            oracle,
+            corrections=corrections if recipe.corrections else None,
+            seed=recipe.seed,
+            eval_fraction=recipe.data.eval_fraction,
+            batch_size=recipe.oracle.questions_at_a_time,
+            tally=found,
+            progress=run.progress,
+        )
+        with run.writing(TRIAGE) as path:
+            write_triage(triaged, path)
+            refuse_nothing_to_do(found, f"{policy.id} {policy.version}", recipe.data.eval_fraction)
+    return read, found
 
 
 def found_lines(found: TriageTally) -> list[str]:

@@ -142,8 +142,9 @@ def test_every_kind_of_the_recipe_can_be_built(tmp_path: Path) -> None:
     kinds = get_args(OracleSettings.model_fields["kind"].annotation)
     assert sorted(BUILDERS) == sorted(kinds)
     path = write_lines(tmp_path, LINE)
+    needs: dict[str, dict[str, Any]] = {"scripted": {"path": str(path)}, "judges": {"llm": {"kind": "rules"}}}
     for kind in kinds:
-        settings = OracleSettings(kind=kind, path=str(path) if kind == "scripted" else None)
+        settings = OracleSettings.model_validate({"kind": kind, **needs.get(kind, {})})
         assert policy().hash in build_oracle(settings, policy()).identity
 
 

@@ -1,0 +1,35 @@
+"""What triage will ask of a judge, counted over the whole data before anything is asked."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from realigner.data import DataTally, read_corrections, read_pairs
+from realigner.oracle import PolicyOracle
+from realigner.oracle.plan import Plan, Planner
+from realigner.progress import SILENT, Progress
+from realigner.recipe import Recipe
+from realigner.records import Judgement
+from realigner.triaging.corrections import CorrectionIndex
+
+WINDOW = 2048
+"""Pairs that are looked up together."""
+
+
+def plan_triage(recipe: Recipe, oracle: PolicyOracle, progress: Progress = SILENT) -> Plan:
+    """Read the data once and return what their triage takes. Corrections count as perhaps: only PUNISH pairs use them.
+
+    Raises:
+        DataError: the data or the corrections are unusable.
+    """
+    corrections = read_corrections(recipe.corrections.path) if recipe.corrections else ()
+    with Planner(oracle) as planner, CorrectionIndex(corrections) as index:
+        with progress.task("Looking up verdicts", None) as advance:
+            pairs = read_pairs(recipe.data, DataTally())
+            while window := list(islice(pairs, WINDOW)):
+                planner.add([Judgement(pair.prompt, text) for pair in window for text in (pair.chosen, pair.rejected)])
+                if recipe.corrections:
+                    found = ((pair.prompt, index.find(pair.id)) for pair in window)
+                    planner.add([Judgement(prompt, item.text) for prompt, item in found if item], sure=False)
+                advance(len(window))
+        return planner.plan()
