@@ -31,6 +31,8 @@ SURFACE = {
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,
+    "audit sample": {"RUN", "--of", "--n", "--seed", "--out", *COMMON},
+    "audit score": {"RUN", "SHEET...", "--partial", *COMMON},
     "policy list": COMMON,
     "policy lint": {"POLICY", "--allow-code", *COMMON},
     "policy diff": {"OLD", "NEW", "--allow-code", *COMMON},

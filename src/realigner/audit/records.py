@@ -96,18 +96,15 @@ class AuditSample:
     frame: tuple[FrameRow, ...]
     seed: int
     by: str
-    """What the strata are made of, finest first: `outcome, side, verdict, rule`."""
+    """What the strata are made of: `outcome, side, verdict, rule`."""
+    rules: tuple[str, ...]
+    """The rules that people may name, in the order of the policy."""
 
     def __iter__(self) -> Iterator[AuditItem]:
         return iter(self.items)
 
     def __len__(self) -> int:
         return len(self.items)
-
-    @property
-    def rules(self) -> tuple[str, ...]:
-        """The rules by which was judged, in the order of the policy."""
-        return tuple(dict.fromkeys(rule for row in self.frame for rule, _ in row.kind.rules))
 
     @property
     def questions(self) -> tuple[AuditItem, ...]:

@@ -50,7 +50,9 @@ def units_of(row: TriagedPair) -> tuple[Unit, Unit]:
     )
 
 
-def draw(units: Callable[[], Iterable[Unit]], n: int, seed: int, side: str = "side") -> AuditSample:
+def draw(
+    units: Callable[[], Iterable[Unit]], n: int, seed: int, side: str = "side", rules: Sequence[str] = ()
+) -> AuditSample:
     """Draw from units that can be gone through twice; memory holds the sample and one count for each kind.
 
     Args:
@@ -58,6 +60,7 @@ def draw(units: Callable[[], Iterable[Unit]], n: int, seed: int, side: str = "si
         n: responses to draw; all of them where there are fewer.
         seed: of the draw.
         side: what `Unit.group` is called: `side` or `model`.
+        rules: the rules of the policy, in its order. By default those that the verdicts name.
 
     Raises:
         AuditError: no responses, or n is too small for two a stratum.
@@ -93,6 +96,7 @@ def draw(units: Callable[[], Iterable[Unit]], n: int, seed: int, side: str = "si
         ),
         seed=seed,
         by=by,
+        rules=tuple(rules) or tuple(dict.fromkeys(rule for kind in kinds for rule, _ in kind.rules)),
     )
 
 

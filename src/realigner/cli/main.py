@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from realigner import __version__
+from realigner.cli.audit import app as audit_app
 from realigner.cli.options import Debug, Json, Quiet, RecipeFile, Redo, RedoThis, RunFolder, Set
 from realigner.cli.policy import app as policy_app
 from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain, write_lines
@@ -25,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(policy_app)
+app.add_typer(audit_app)
 
 
 @app.command()
