@@ -14,7 +14,7 @@ import pytest
 import torch
 import two_ranks
 from reference.naive_training import gradient, logits_of, naive, reference_of
-from tiny import Float64Throughout, tiny_model
+from tiny import FAMILIES, Float64Throughout, tiny_model
 from tiny_training import (
     CYCLE,
     config,
@@ -29,6 +29,7 @@ from tiny_training import (
 )
 from transformers import TrainerCallback
 
+from realigner.model.rows import RowBatch
 from realigner.records import Outcome
 from realigner.train import TraceTrainer
 from realigner.train.batch import count
@@ -166,16 +167,42 @@ def away_from_reference(directory: Path, pairs: Any, **settings: Any) -> TraceTr
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_order_and_padding_inside_a_micro_batch_do_not_matter(family: str, tmp_path: Path) -> None:
-    run = away_from_reference(tmp_path, mixture(8), family=family, adapter=lora(), loss={"confirm": 0.5})
+    run = away_from_reference(tmp_path, mixture(8), family=family, adapter=lora(), loss={"confirm": 0.5}, packed=False)
     loss, expected = loss_and_gradient(run, micro_batch(run, list(range(8))))
     permuted = micro_batch(run, [5, 2, 7, 0, 3, 6, 1, 4])
     padded = micro_batch(run, list(range(8)))
-    for name in ("input_ids", "attention_mask", "scored"):
-        padded[name] = torch.nn.functional.pad(padded[name], (0, 9))
+    rows = padded["rows"]
+    longer = (torch.nn.functional.pad(t, (0, 9)) for t in (rows.input_ids, rows.attention_mask, rows.scored))
+    padded["rows"] = RowBatch(*longer)
     for batch in (permuted, padded):
         other, found = loss_and_gradient(run, batch)
         assert other == pytest.approx(loss, rel=1e-6)
         assert largest_difference(expected, found) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@ADAPTERS
+@pytest.mark.parametrize("settings", [{}, {"kl_reference": "hidden"}], ids=["forward", "hidden"])
+def test_packed_rows_with_shared_prompts_train_as_padded_ones(
+    family: str, adapter: Any, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    found = []
+    for packed in (True, False):
+        with Float64Throughout():
+            run = away_from_reference(
+                tmp_path,
+                mixture(8),
+                family=family,
+                adapter=adapter,
+                loss={"confirm": 0.5, "alpha_kl": 2.0, **settings},
+                packed=packed,
+            )
+            assert run.packed is packed
+            found.append(loss_and_gradient(run, micro_batch(run, list(range(8)))))
+            found.append(loss_and_gradient(run, micro_batch(run, [0, 2])))  # no retained pair
+    for ours, plain in ((found[0], found[2]), (found[1], found[3])):
+        assert ours[0] == pytest.approx(plain[0], rel=1e-12)
+        assert largest_difference(plain[1], ours[1]) < 1e-10
 
 
 def test_a_pair_of_weight_zero_is_absent_but_counts_in_the_denominator(tmp_path: Path) -> None:

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from realigner.losses.pairwise import in_fp32
+from realigner.model.attention import NAME
+from realigner.model.packing import PackedBatch
+from realigner.model.rows import RowBatch
 
 TILE_BYTES = {"cpu": 1 << 26, "cuda": 1 << 29}
 """Size of one tile of fp32 logits by kind of device. Smaller tiles save memory and starve the processor."""
@@ -315,7 +318,7 @@ Work = Callable[[Head, Float[Tensor, "tokens hidden"]], Float[Tensor, "..."]]
 
 def head_of(model: Any) -> Head | None:
     """Return the head of a causal model as its forward applies it, or None where it is no plain linear layer."""
-    bare = _bare(model)
+    bare = bare_model(model)
     layer = bare.get_output_embeddings() if hasattr(bare, "get_output_embeddings") else None
     if type(layer) is not torch.nn.Linear:
         return None
@@ -325,8 +328,8 @@ def head_of(model: Any) -> Head | None:
     return Head(layer.weight, layer.bias, scale, softcap)
 
 
-def through_head(model: Any, batch: Any, work: Work) -> Tensor:
-    """Run a model's own forward on a RowBatch; `work(head, hidden)` takes the place of its head.
+def through_head(model: Any, batch: RowBatch | PackedBatch, work: Work) -> Tensor:
+    """Run a model's own forward on rows or a pack; `work(head, hidden)` takes the place of its head.
 
     Args:
         model: bare, or in the wrappers of peft and accelerate.
@@ -334,14 +337,26 @@ def through_head(model: Any, batch: Any, work: Work) -> Tensor:
         work: what to make of them; its result is returned, and gradients flow through it.
     """
     with _replaced_head(model, work):
-        outputs = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            logits_to_keep=batch.scored,
-            use_cache=False,
-        )
-    result: Tensor = outputs.logits
-    return result
+        return forward(model, batch)
+
+
+def forward(model: Any, batch: RowBatch | PackedBatch) -> Tensor:
+    """Run a model's own forward on rows or on a pack; return what it gives as logits of the scored tokens.
+
+    `(tokens, vocab)` for rows, `(1, tokens, vocab)` for a pack.
+
+    Raises:
+        NotImplementedError: a pack is given to a model that does not attend by its layout (`attention.packing`) and
+            would mix its rows.
+    """
+    how: dict[str, Any] = {"attention_mask": batch.attention_mask, "logits_to_keep": batch.scored, "use_cache": False}
+    if isinstance(batch, PackedBatch):
+        config = getattr(getattr(model, "module", model), "config", None)
+        if config is not None and config._attn_implementation != NAME:
+            raise NotImplementedError("packed rows under attention that does not know their layout")
+        how |= {"position_ids": batch.position_ids, "packed": batch.layout}
+    logits: Tensor = model(input_ids=batch.input_ids, **how).logits
+    return logits
 
 
 @contextmanager
@@ -350,12 +365,12 @@ def _replaced_head(model: Any, work: Work) -> Iterator[None]:
     head = head_of(model)
     if head is None:
         raise NotImplementedError("a head that is no plain linear layer")
-    bare = _bare(model)
+    bare = bare_model(model)
     layer = bare.get_output_embeddings()
 
-    def forward(hidden: Tensor) -> Tensor:
+    def hand_over(hidden: Tensor) -> Tensor:
         # The layer's parameters are read here, inside the forward: sharding wrappers have gathered them by now.
-        return work(Head(layer.weight, layer.bias, head.scale, head.softcap), hidden)
+        return work(Head(layer.weight, layer.bias, head.scale, head.softcap), hidden.flatten(0, -2))
 
     undo: list[Callable[[], None]] = []
     for owner, name, neutral in (
@@ -367,7 +382,7 @@ def _replaced_head(model: Any, work: Work) -> Iterator[None]:
         if given is not None:
             setattr(owner, name, neutral)
             undo.append(lambda owner=owner, name=name, given=given: setattr(owner, name, given))  # type: ignore[misc]
-    layer.forward = forward
+    layer.forward = hand_over
     try:
         yield
     finally:
@@ -385,7 +400,7 @@ def head_agrees(model: Any) -> bool:
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     ids = (torch.arange(1, 9, device=device) * 7919 % vocabulary).unsqueeze(0)
     keep = torch.ones_like(ids, dtype=torch.bool)
-    batch = _Short(ids, torch.ones_like(ids), keep)
+    batch = RowBatch(ids, torch.ones_like(ids), keep)
     seen: list[Tensor] = []
 
     def work(head: Head, hidden: Tensor) -> Tensor:
@@ -403,14 +418,7 @@ def head_agrees(model: Any) -> bool:
     return bool((in_fp32(stock) - seen[0]).abs().max() <= rounding)
 
 
-@dataclass(frozen=True)
-class _Short:
-    input_ids: Tensor
-    attention_mask: Tensor
-    scored: Bool[Tensor, "rows length"]
-
-
-def _bare(model: Any) -> Any:
+def bare_model(model: Any) -> Any:
     """Return the transformers model inside the wrappers of accelerate and peft."""
     while hasattr(model, "module"):
         model = model.module

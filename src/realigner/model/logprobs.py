@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from realigner.losses.pairwise import in_fp32
-from realigner.model.attention import NAME
-from realigner.model.packing import PackedBatch
+from realigner.model.attention import packing
+from realigner.model.head import bare_model, forward
+from realigner.model.packing import PackedBatch, pack
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
 
 SCORING_TOKENS = 2048
@@ -30,27 +31,8 @@ def scored_logits(model: Any, batch: RowBatch | PackedBatch) -> Float[Tensor, "t
     Raises:
         NotImplementedError: a pack is given to any other model, which would mix its rows.
     """
-    if isinstance(batch, PackedBatch):
-        config = getattr(getattr(model, "module", model), "config", None)
-        if config is not None and config._attn_implementation != NAME:
-            raise NotImplementedError("packed rows under attention that does not know their layout")
-        outputs = model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            attention_mask=batch.attention_mask,
-            packed=batch.layout,
-            logits_to_keep=batch.scored,
-            use_cache=False,
-        )
-        return cast(Tensor, outputs.logits[0])
-    outputs = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        logits_to_keep=batch.scored,
-        use_cache=False,
-    )
-    logits: Tensor = outputs.logits
-    return logits
+    logits = forward(model, batch)
+    return logits[0] if isinstance(batch, PackedBatch) else logits
 
 
 def token_logps(logits: Float[Tensor, "tokens vocab"], batch: RowBatch | PackedBatch) -> Float[Tensor, " tokens"]:
@@ -79,6 +61,27 @@ def score_rows(model: Any, rows: Sequence[Row], *, max_tokens: int = SCORING_TOK
             found = row_logps(model, collate([rows[i] for i in batch]).to(device))
             logps[batch] = found.cpu().double()
     return logps
+
+
+@torch.no_grad()
+def packs_agree(model: Any) -> bool:
+    """Say whether a model computes packed rows with a shared prompt as it does separate ones, on two short rows.
+
+    False where its attention cannot be exchanged, and where something else mixes tokens (convolutions, recurrences).
+    """
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    tokens = [(1 + 7919 * i) % vocabulary for i in range(12)]
+    rows = [Row(tuple(tokens[:8]), 5), Row(tuple(tokens[:5] + tokens[8:]), 5)]
+    device = next(model.parameters()).device
+    with evaluating(model):
+        separate = row_logps(model, collate(rows).to(device))
+        try:
+            with packing(bare_model(model)):
+                packed = row_logps(model, pack(rows).to(device))
+        except (NotImplementedError, TypeError, ValueError):
+            return False
+    rounding = 64 * torch.finfo(next(model.parameters()).dtype).eps
+    return bool((packed - separate).abs().max() <= rounding * separate.abs().max().clamp(min=1))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from realigner.errors import StaleKeyError
 from realigner.losses import PairRatios
 from realigner.model.encoded import RESPONSES, responses_read, row_of
+from realigner.model.packing import PackedBatch, pack
 from realigner.model.retained import gathered
 from realigner.model.rows import Row, RowBatch, collate
 from realigner.records import Direction, Outcome
@@ -21,13 +23,15 @@ Batch = dict[str, Any]
 class PairCollator:
     """Lays encoded pairs out as rows: the responses a loss reads, and the anchor y_w of retained pairs.
 
-    The batch holds tensors and lists of names: `place` is `(pairs, 3)`, the row of chosen, rejected and correction
-    or −1; `read` says which of them a loss reads, `reference` is their log p_ref; `anchors` are the rows whose KL is
-    taken, `reference_hidden` (or `reference_ids` and `reference_logps`) what is kept of the reference there.
+    Packed rows (`model/packing.py`) carry no padding, and the responses of a pair share its prompt; padded rows are
+    the plain way. The batch holds `rows` and `anchor_rows`, tensors and lists of names: `place` is `(pairs, 3)`, the
+    row of chosen, rejected and correction or −1; `read` says which of them a loss reads, `reference` is their
+    log p_ref; `anchors` are the rows whose KL is taken, `reference_hidden` (or `reference_ids` and `reference_logps`)
+    what is kept of the reference there.
     """
 
-    def __init__(self, *, confirm: bool, kl_reference: str = "forward") -> None:
-        self.confirm, self.kl_reference = confirm, kl_reference
+    def __init__(self, *, confirm: bool, kl_reference: str = "forward", packed: bool = False) -> None:
+        self.confirm, self.kl_reference, self.packed = confirm, kl_reference, packed
 
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
         """Return one micro-batch."""
@@ -50,11 +54,11 @@ class PairCollator:
                     rows.append(row_of(example, name))
                 if name in reads:
                     read[i, k], reference[i, k] = True, _reference_logp(example, name)
-        batch = collate(rows)
+        laid = pack(rows) if self.packed else collate(rows)
         return {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "scored": batch.scored,
+            "rows": laid,
+            "anchor_rows": self._anchors([rows[i] for i in anchors], rows[0]),
+            "input_ids": laid.input_ids,  # where transformers counts tokens
             "place": place,
             "read": read,
             "reference": reference,
@@ -66,6 +70,24 @@ class PairCollator:
             **gathered(retained, self.kl_reference),
         }
 
+    def _anchors(self, rows: Sequence[Row], stand_in: Row) -> RowBatch | PackedBatch:
+        """Lay the retained rows out by themselves, for the reference.
+
+        Where there are none, another row stands in, unscored: every rank then runs the same forwards, which sharded
+        models need.
+        """
+        if self.packed:
+            batch = pack(rows or [stand_in])
+            return (
+                batch
+                if rows
+                else replace(
+                    batch, scored=batch.scored[:0], targets=batch.targets[:0], row_of_token=batch.row_of_token[:0]
+                )
+            )
+        padded = collate(rows or [stand_in])
+        return padded if rows else replace(padded, scored=torch.zeros_like(padded.scored))
+
 
 def _reference_logp(example: Mapping[str, Any], name: str) -> float:
     logp: float | None = example[f"{name}_logp"]
@@ -76,25 +98,6 @@ def _reference_logp(example: Mapping[str, Any], name: str) -> float:
             "Encode the pairs again with the settings that train",
         )
     return logp
-
-
-def rows_of(batch: Batch) -> RowBatch:
-    """Return all rows of a batch."""
-    return RowBatch(batch["input_ids"], batch["attention_mask"], batch["scored"])
-
-
-def anchors_of(batch: Batch) -> RowBatch:
-    """Return the retained rows, cut to their own length.
-
-    Where there are none, the first row stands in, unscored: every rank then runs the same forwards, which sharded
-    models need.
-    """
-    index = batch["anchors"]
-    scored = batch["scored"]
-    if not len(index):
-        index, scored = index.new_zeros(1), torch.zeros_like(scored)
-    length = int(batch["attention_mask"][index].sum(dim=1).max())
-    return RowBatch(batch["input_ids"][index, :length], batch["attention_mask"][index, :length], scored[index, :length])
 
 
 def log_ratios(batch: Batch, row_logps: Tensor) -> PairRatios:
@@ -109,6 +112,6 @@ def count(batch: Batch) -> tuple[int, int, int]:
     outcomes = [Outcome(name) for name in batch["outcomes"]]
     return (
         sum(o.is_conflict for o in outcomes),
-        int(batch["scored"][batch["anchors"]].sum()),
+        int(torch.isin(batch["rows"].row_of_token, batch["anchors"]).sum()),
         sum(o == Outcome.CONFIRM for o in outcomes),
     )

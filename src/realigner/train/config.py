@@ -21,6 +21,7 @@ class TraceConfig(TrainingArguments):
         loss: β, α_KL, the INVERT loss and the rest of the objective (`realigner.recipe.LossSettings`).
         text: how prompts and responses become tokens (`realigner.recipe.TextSettings`).
         tiled_head: form logits one tile of tokens at a time, so that memory does not grow with the vocabulary.
+        packed: lay rows out without padding, the responses of a pair behind one copy of its prompt.
 
     Every other argument is a `TrainingArguments`. Columns are kept, checkpoints are safetensors, and several GPUs are
     used through `torchrun` or `accelerate launch`, never by splitting one process over them.
@@ -29,6 +30,7 @@ class TraceConfig(TrainingArguments):
     loss: LossSettings = field(default_factory=LossSettings)
     text: TextSettings = field(default_factory=TextSettings)
     tiled_head: bool = True
+    packed: bool = True
     learning_rate: float = 1e-4
     report_to: str | list[str] = "none"
     logging_nan_inf_filter: bool = False  # a loss that is not finite stops training; it is not averaged away

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from realigner.errors import DataError, ModelError, WeightsError
 from realigner.model.chat import Encoder
-from realigner.model.encoded import SCHEMA, add_reference, encode_triaged
+from realigner.model.encoded import RESPONSES, SCHEMA, add_reference, encode_triaged
 from realigner.recipe import LossSettings
 from realigner.records import Outcome, TriagedPair, Weight
 
@@ -65,6 +67,17 @@ class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
         self.outcomes = [outcomes[i] for i in kept]
         self._index = np.array(kept, dtype=np.int64)
         self._weights = np.array([1.0 if by_id is None else by_id.get(ids[i], 1.0) for i in kept])
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of the rows that train for each pair, prompts counted with each; from the file's offsets alone."""
+        table = self.pairs.with_format("arrow").select_columns([f"{name}_ids" for name in RESPONSES])[:]
+        chosen, rejected, correction = (
+            pc.fill_null(pc.list_value_length(column), 0).to_numpy()[self._index] for column in table.columns
+        )
+        conflict = np.array([Outcome(outcome).is_conflict for outcome in self.outcomes])
+        other = np.where(correction > 0, correction, rejected)
+        return [int(n) for n in chosen + conflict * other]
 
     def __len__(self) -> int:
         return len(self._index)

@@ -23,12 +23,23 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
         outcomes: the outcome of each position.
         batch_size: pairs in an optimizer step, over all ranks.
         seed: of the shuffle, which differs by epoch.
+        lengths: tokens of each position; with them, the pairs of a step are dealt out so that its micro-batches are of
+            about equal size. Which pairs meet in a step does not depend on it.
+        micro_batch: pairs that go through the model together; divides `batch_size`.
 
     Raises:
         RecipeError: an optimizer step of one pair cannot hold a conflict and a retained pair.
     """
 
-    def __init__(self, outcomes: Sequence[str], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        outcomes: Sequence[str],
+        batch_size: int,
+        seed: int,
+        lengths: Sequence[int] | None = None,
+        micro_batch: int | None = None,
+    ) -> None:
+        self._lengths, self._micro_batch = lengths, micro_batch or batch_size
         groups: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
         for position, name in enumerate(outcomes):
             groups[Outcome(name).is_conflict].setdefault(name, []).append(position)
@@ -69,7 +80,21 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
         for step in range(self.steps):
             here = _slice(conflicts, step, self.steps)
             start = step * self.batch_size - step * len(conflicts) // self.steps
-            yield from _spread([here, retained[start : start + self.batch_size - len(here)]])
+            pairs = _spread([here, retained[start : start + self.batch_size - len(here)]])
+            yield from pairs if self._lengths is None else self._dealt(pairs)
+
+    def _dealt(self, pairs: list[int]) -> list[int]:
+        """Order the pairs of a step so that its micro-batches hold about as many tokens each.
+
+        Longest first, back and forth over the micro-batches, as cards are dealt: equal counts, nearly equal sums.
+        """
+        assert self._lengths is not None
+        order = sorted(range(len(pairs)), key=lambda i: -self._lengths[pairs[i]])  # type: ignore[index]
+        hands: list[list[int]] = [[] for _ in range(len(pairs) // self._micro_batch)]
+        for turn, i in enumerate(order):
+            lap, at = divmod(turn, len(hands))
+            hands[at if lap % 2 == 0 else -1 - at].append(i)
+        return [pairs[i] for hand in hands for i in sorted(hand)]
 
 
 def _epoch_steps(conflicts: int, retained: int, batch_size: int) -> int:

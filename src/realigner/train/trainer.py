@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 
 from realigner.errors import ModelError, TrainingDiverged
 from realigner.losses import Denominators, PairRatios, dpo_loss, forward_kl, objective, pair_losses
+from realigner.model.attention import packing
 from realigner.model.chat import Encoder
 from realigner.model.head import (
     Head,
     HiddenReference,
     Reference,
     TopReference,
+    bare_model,
     head_agrees,
     head_kl,
     head_logps,
@@ -29,11 +31,12 @@ from realigner.model.head import (
     through_head,
 )
 from realigner.model.load import context_of, forget_padding_index, load_model, wrap_in_adapter
-from realigner.model.logprobs import evaluating, scored_logits, sum_by_row, token_logps
+from realigner.model.logprobs import evaluating, packs_agree, scored_logits, sum_by_row, token_logps
+from realigner.model.packing import PackedBatch
 from realigner.model.rows import RowBatch
 from realigner.recipe import LoraSettings, ModelSettings
 from realigner.records import Direction, Outcome, Weight
-from realigner.train.batch import Batch, PairCollator, anchors_of, count, log_ratios, rows_of
+from realigner.train.batch import Batch, PairCollator, count, log_ratios
 from realigner.train.config import TraceConfig
 from realigner.train.dataset import WeightedPairs, weighted_pairs
 from realigner.train.kl_control import KLController
@@ -44,6 +47,7 @@ from realigner.train.sampler import StratifiedSampler
 logger = logging.getLogger(__name__)
 
 
+Rows = RowBatch | PackedBatch
 _KEPT = ("reference_hidden", "reference_ids", "reference_logps")
 
 
@@ -103,6 +107,7 @@ class TraceTrainer(Trainer):
         self.reference = ref_model if self._kept else reference_of(model, ref_model, args.device)
         self._scores = model if self.reference is None else self.reference
         self.tiled = args.tiled_head and self._head_is_plain(model)
+        self.packed = args.packed and self._packs(model)
         self._frozen_head = self._head_of_reference(model)
         self._confirm = args.loss.confirm > 0
         self._encoder = None
@@ -112,7 +117,7 @@ class TraceTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=PairCollator(confirm=self._confirm, kl_reference=args.loss.kl_reference),
+            data_collator=PairCollator(confirm=self._confirm, kl_reference=args.loss.kl_reference, packed=self.packed),
             train_dataset=self._pairs(train_dataset, weights),
             eval_dataset=None if eval_dataset is None else self._pairs(eval_dataset),
             processing_class=processing_class,
@@ -133,6 +138,25 @@ class TraceTrainer(Trainer):
                 type(model).__name__,
             )
         return plain
+
+    def _packs(self, model: Any) -> bool:
+        """Say whether the model computes packed rows as it does separate ones, and warn where it does not."""
+        packs = packs_agree(model) and (self.reference is None or packs_agree(self.reference))
+        if not packs:
+            logger.warning(
+                "%s does not keep packed rows apart (its attention cannot be exchanged): rows are padded",
+                type(bare_model(model)).__name__,
+            )
+        return packs
+
+    @contextmanager
+    def _attending(self) -> Iterator[None]:
+        """Let both models attend by the layout of packs for a block, in which backward may run forwards again."""
+        with ExitStack() as stack:
+            for each in (self.model, self.reference) if self.packed else ():
+                if each is not None:
+                    stack.enter_context(packing(bare_model(each)))
+            yield
 
     def _head_of_reference(self, model: Any) -> Head | None:
         """Return the frozen head; None where it is the trained model's own, which an adapter leaves alone."""
@@ -186,10 +210,10 @@ class TraceTrainer(Trainer):
         return (loss, {}) if return_outputs else loss
 
     def _parts(self, model: Any, inputs: Batch) -> _Parts:
-        rows = rows_of(inputs)
+        rows: Rows = inputs["rows"]
         anchored = torch.isin(rows.row_of_token, inputs["anchors"])
         # Policy and reference at equal precision: else their KL would begin at the rounding of the coarser one.
-        with self.accelerator.autocast():
+        with self._attending(), self.accelerator.autocast():
             terms = self._tiled_terms if self.tiled else self._whole_terms
             logps, kl_sum, kl = terms(model, rows, anchored, inputs)
         ratios = log_ratios(inputs, sum_by_row(logps, rows))
@@ -207,9 +231,7 @@ class TraceTrainer(Trainer):
             ratios=ratios,
         )
 
-    def _tiled_terms(
-        self, model: Any, rows: RowBatch, anchored: Tensor, inputs: Batch
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _tiled_terms(self, model: Any, rows: Rows, anchored: Tensor, inputs: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p of each scored token that a loss reads (else 0), Σ KL over the anchored ones, and each KL."""
         kept = self._kept_of_reference(model, inputs)
         read = torch.isin(rows.row_of_token, inputs["place"][inputs["read"]])
@@ -225,13 +247,11 @@ class TraceTrainer(Trainer):
         values = through_head(model, rows, work).squeeze(1)
         return values[:-1], values[-1], each[0]
 
-    def _whole_terms(
-        self, model: Any, rows: RowBatch, anchored: Tensor, inputs: Batch
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _whole_terms(self, model: Any, rows: Rows, anchored: Tensor, inputs: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the same from whole logits: the plain way, and the only one for heads that are not plain."""
         logits = scored_logits(model, rows)
         with self._frozen(model) as reference:
-            reference_logits = scored_logits(reference, anchors_of(inputs))
+            reference_logits = scored_logits(reference, inputs["anchor_rows"])
         kl = forward_kl(logits[anchored], reference_logits)
         return token_logps(logits, rows), kl.sum(), kl
 
@@ -240,7 +260,7 @@ class TraceTrainer(Trainer):
         if self._kept:
             return tuple(inputs[name] for name in _KEPT if name in inputs)
         with self._frozen(model) as reference:
-            return (through_head(reference, anchors_of(inputs), lambda _, hidden: hidden),)
+            return (through_head(reference, inputs["anchor_rows"], lambda _, hidden: hidden),)
 
     @contextmanager
     def _frozen(self, model: Any) -> Iterator[Any]:
@@ -271,12 +291,15 @@ class TraceTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         per_step = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.sampler = StratifiedSampler(dataset.outcomes, per_step, seed)
+        self.sampler = StratifiedSampler(
+            dataset.outcomes, per_step, seed, lengths=dataset.lengths, micro_batch=self._train_batch_size
+        )
         return self.sampler
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
         """As in transformers; after the last micro-batch of a step, tell the KL controller the step's KL."""
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        with self._attending():
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
             total = self.accelerator.reduce(self.step_kl.to(loss.device, torch.float32), "sum").cpu()
             self.kl_control.step_kl = float(total[0] / total[1].clamp(min=1))

@@ -8,7 +8,15 @@ from reference.naive_impact import naive_logp
 from tiny import FAMILIES, Float64Throughout, tiny_model
 from tiny_pairs import random_rows
 
-from realigner.model.logprobs import evaluating, row_logps, score_rows, scored_logits, sum_by_row, token_logps
+from realigner.model.logprobs import (
+    evaluating,
+    packs_agree,
+    row_logps,
+    score_rows,
+    scored_logits,
+    sum_by_row,
+    token_logps,
+)
 from realigner.model.rows import Row, collate
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -122,3 +130,24 @@ def test_scoring_is_without_dropout_and_leaves_training_mode_on() -> None:
         assert not torch.allclose(row_logps(model, collate(rows)).double(), quiet)  # it would be noticed
     assert torch.equal(score_rows(model, rows), quiet)
     assert model.training
+
+
+@families
+def test_every_family_keeps_packed_rows_apart(family: str) -> None:
+    assert packs_agree(tiny_model(family))
+    assert packs_agree(tiny_model(family, dtype=torch.bfloat16))
+
+
+def test_a_model_that_mixes_tokens_outside_of_attention_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a convolution or a recurrence over the sequence would."""
+    model = tiny_model("llama")
+    layer = model.model.layers[0].mlp
+    before = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda x: before(x + x.roll(1, dims=1)), raising=True)
+    assert not packs_agree(model)
+
+
+def test_a_model_whose_attention_cannot_be_exchanged_is_left_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    monkeypatch.setattr(model, "set_attn_implementation", lambda name: None)
+    assert not packs_agree(model)

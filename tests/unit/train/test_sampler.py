@@ -114,3 +114,17 @@ def test_a_step_of_one_pair_cannot_hold_both_groups() -> None:
     with pytest.raises(RecipeError, match="an optimizer step of 1 pair: it holds at least one conflict and one ret"):
         StratifiedSampler(["INVERT", "NEUTRAL"], 1, seed=0)
     assert list(StratifiedSampler(["INVERT", "PUNISH"], 1, seed=0)) in ([0, 1], [1, 0])
+
+
+def test_dealing_by_length_evens_micro_batches_out_and_leaves_every_step_its_pairs() -> None:
+    outcomes = [str(CYCLE[i % 4]) for i in range(64)]
+    lengths = [10 + (i * 37) % 500 for i in range(64)]
+    plain = list(StratifiedSampler(outcomes, 16, seed=3))
+    dealt = list(StratifiedSampler(outcomes, 16, seed=3, lengths=lengths, micro_batch=4))
+    widest = {"plain": 0, "dealt": 0}
+    for start in range(0, 64, 16):
+        assert sorted(dealt[start : start + 16]) == sorted(plain[start : start + 16])
+        for name, order in (("plain", plain), ("dealt", dealt)):
+            sums = [sum(lengths[i] for i in order[at : at + 4]) for at in range(start, start + 16, 4)]
+            widest[name] = max(widest[name], max(sums) - min(sums))
+    assert widest["dealt"] < widest["plain"] / 4

@@ -18,7 +18,7 @@ from realigner.model.encoded import load_encoded, row_of, write_encoded
 from realigner.recipe import LossSettings, TextSettings
 from realigner.records import Outcome
 from realigner.train import TraceTrainer
-from realigner.train.batch import PairCollator, anchors_of, count, log_ratios, rows_of
+from realigner.train.batch import PairCollator, count, log_ratios
 from realigner.train.dataset import WeightedPairs
 
 
@@ -122,7 +122,7 @@ def test_a_batch_holds_the_responses_that_are_read_and_the_anchors(encoded: Any)
     pairs = WeightedPairs(encoded, weights_of(mixture(8)))
     examples = [pairs[i] for i in range(8)]
     batch = PairCollator(confirm=False)(examples)
-    rows = rows_of(batch)
+    rows = batch["rows"]
     expected = {"INVERT": [1, 1, 0], "CONFIRM": [1, 0, 0], "PUNISH": [1, 1, 0], "NEUTRAL": [1, 0, 0]}
     for i, item in enumerate(examples):
         laid_out = [1, 0, 1] if item["direction"] == "correction_over_chosen" else expected[item["outcome"]]
@@ -144,10 +144,10 @@ def test_anchors_are_the_retained_rows_at_their_own_length(encoded: Any) -> None
     collate = PairCollator(confirm=False)
     retained = [encoded[i] for i in (1, 3)]
     long = max((encoded[i] for i in range(8)), key=lambda e: len(e["rejected_ids"]))
-    alone, beside = anchors_of(collate(retained)), anchors_of(collate([*retained, long]))
+    alone, beside = collate(retained)["anchor_rows"], collate([*retained, long])["anchor_rows"]
     assert torch.equal(alone.input_ids, beside.input_ids[:2, : alone.input_ids.shape[1]])
     assert alone.input_ids.shape[1] == max(len(e["chosen_ids"]) for e in retained)
-    nothing = anchors_of(collate([encoded[0]]))
+    nothing = collate([encoded[0]])["anchor_rows"]
     assert nothing.input_ids.shape[0] == 1
     assert not nothing.scored.any()
 
