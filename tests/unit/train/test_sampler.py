@@ -117,7 +117,7 @@ def test_a_step_of_one_pair_cannot_hold_both_groups() -> None:
 
 
 def test_dealing_by_length_evens_micro_batches_out_and_leaves_every_step_its_pairs() -> None:
-    outcomes = [str(CYCLE[i % 4]) for i in range(64)]
+    outcomes = outcomes_of((16, 16, 16, 16))
     lengths = [10 + (i * 37) % 500 for i in range(64)]
     plain = list(StratifiedSampler(outcomes, 16, seed=3))
     dealt = list(StratifiedSampler(outcomes, 16, seed=3, lengths=lengths, micro_batch=4))
