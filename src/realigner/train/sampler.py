@@ -86,14 +86,16 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
     def _dealt(self, pairs: list[int]) -> list[int]:
         """Order the pairs of a step so that its micro-batches hold about as many tokens each.
 
-        Longest first, back and forth over the micro-batches, as cards are dealt: equal counts, nearly equal sums.
+        Longest first, each to the micro-batch with the fewest tokens that has room.
         """
-        assert self._lengths is not None
-        order = sorted(range(len(pairs)), key=lambda i: -self._lengths[pairs[i]])  # type: ignore[index]
+        lengths = {position: self._lengths[position] if self._lengths else 0 for position in pairs}
         hands: list[list[int]] = [[] for _ in range(len(pairs) // self._micro_batch)]
-        for turn, i in enumerate(order):
-            lap, at = divmod(turn, len(hands))
-            hands[at if lap % 2 == 0 else -1 - at].append(i)
+        tokens = [0] * len(hands)
+        for i in sorted(range(len(pairs)), key=lambda i: -lengths[pairs[i]]):
+            room = (at for at, hand in enumerate(hands) if len(hand) < self._micro_batch)
+            emptiest = min(room, key=lambda at: tokens[at])
+            hands[emptiest].append(i)
+            tokens[emptiest] += lengths[pairs[i]]
         return [pairs[i] for hand in hands for i in sorted(hand)]
 
 
