@@ -265,13 +265,13 @@ def test_a_policy_does_not_differ_from_itself(one: Policy) -> None:
     assert list(found.unchanged) == [rule.id for rule in one.rules]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(policies(), policies())
 def test_policies_differ_exactly_where_their_hashes_do(one: Policy, other: Policy) -> None:
     assert bool(compare(one, other)) is (one.hash != other.hash)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(policies(), policies())
 def test_the_way_back_is_the_opposite(one: Policy, other: Policy) -> None:
     there, back = compare(one, other), compare(other, one)
