@@ -44,6 +44,10 @@ class OracleError(InputError):
     """The oracle cannot be built or asked as configured."""
 
 
+class JudgeError(RealignerError):
+    """A judge that had been reached stopped answering. What it had answered is kept; the same command goes on."""
+
+
 class TemplateError(InputError):
     """Text cannot be turned into tokens and a response mask without guessing."""
 

@@ -1,0 +1,282 @@
+"""What runs on the event loop: which request goes next, when, and what follows from how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+
+from realigner.errors import JudgeError, OracleError, RealignerError
+from realigner.oracle.http.endpoint import Endpoint
+from realigner.oracle.http.pace import Pace
+from realigner.oracle.http.records import Completion, NotACompletion, decode, error_text, read_completion
+from realigner.oracle.http.retry import CONGESTED, Action, Patience, action_for, retry_after
+from realigner.oracle.http.transport import Broken, Reply, Transport
+
+
+class Job:
+    """One caller's requests. Its queue carries (place, completion), or an error after which nothing follows."""
+
+    def __init__(self) -> None:
+        self.done: SimpleQueue[tuple[int, Completion] | BaseException] = SimpleQueue()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.over = False
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One request on its way to a completion."""
+
+    job: Job
+    place: int
+    body: bytes
+    tokens: float
+    """Estimated, prompt and answer."""
+    budget: float
+    """Seconds from the first attempt."""
+    since: float = 0.0
+    """When the first attempt began."""
+    began: float = 0.0
+    """When the last attempt began."""
+    attempts: int = 0
+    garbled: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a client has done so far."""
+
+    requests: int = 0
+    completions: int = 0
+    retries: int = 0
+    overloads: int = 0
+    """Replies 429, 503 or 529."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Sends works as the pace allows, tries again with patience, and hands each completion to its job."""
+
+    transport: Transport
+    endpoint: Endpoint
+    pace: Pace
+    patience: Patience
+    loop: asyncio.AbstractEventLoop
+    tally: Tally
+    draw: random.Random = field(default_factory=random.Random)
+    waiting: deque[Work] = field(default_factory=deque)
+    active: int = 0
+    reached_at: float = float("-inf")
+    """When the server last answered as it should."""
+    timer: asyncio.TimerHandle | None = None
+
+    def add(self, works: Iterable[Work]) -> None:
+        """Take over works, in order."""
+        self.waiting.extend(works)
+        self.pump()
+
+    def pump(self) -> None:
+        """Start what may start now; be called again when the next may."""
+        while self.waiting and self.active < self.pace.concurrency:
+            work = self.waiting[0]
+            if work.job.over:
+                self.waiting.popleft()
+                continue
+            now = self.loop.time()
+            delay = self.pace.delay(work.tokens, now)
+            if delay > 0.0:
+                if self.timer is None:
+                    self.timer = self.loop.call_later(delay, self._on_time)
+                return
+            self.waiting.popleft()
+            self._start(work, now)
+
+    def cancel(self, job: Job) -> None:
+        """Drop a job: nothing of it is sent any more, and what is under way is cut off."""
+        job.over = True
+        for task in job.tasks:
+            task.cancel()
+        self.waiting = deque(work for work in self.waiting if work.job is not job)
+        self.pump()
+
+    async def close(self) -> None:
+        """Cut off everything and close the connections."""
+        tasks = [task for task in asyncio.all_tasks(self.loop) if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.timer is not None:
+            self.timer.cancel()
+        await self.transport.close()
+
+    def _on_time(self) -> None:
+        self.timer = None
+        self.pump()
+
+    def _start(self, work: Work, now: float) -> None:
+        self.pace.started(work.tokens, now)
+        self.active += 1
+        if work.attempts == 0:
+            work.since = now
+        else:
+            self.tally.retries += 1
+        work.attempts += 1
+        work.began = now
+        self.tally.requests += 1
+        task = self.loop.create_task(self._run(work))
+        work.job.tasks.add(task)
+        task.add_done_callback(work.job.tasks.discard)
+
+    async def _run(self, work: Work) -> None:
+        try:
+            result = await self.transport.post(work.body)
+            self._settle(work, result, self.loop.time())
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # a fault of ours must not leave the caller waiting
+            self._stop(work.job, error)
+        finally:
+            self.active -= 1
+            self.pump()
+
+    def _settle(self, work: Work, result: Reply | Broken, now: float) -> None:
+        if isinstance(result, Broken):
+            if result.unreachable and self.reached_at == float("-inf"):
+                self._stop(work.job, self._unreachable(result.why))
+            else:
+                work.garbled += result.garbled
+                self._again(work, now, result.why, status=0)
+            return
+        if result.status != 200:
+            self._refused(work, result, *_said(result.raw), now)
+            return
+        try:
+            completion = read_completion(decode(result.raw))
+        except NotACompletion as error:
+            work.garbled += 1
+            self._again(work, now, str(error), status=200)
+        else:
+            self._succeed(work, completion, now)
+
+    def _succeed(self, work: Work, completion: Completion, now: float) -> None:
+        counted = None
+        if completion.prompt_tokens is not None and completion.completion_tokens is not None:
+            self.tally.prompt_tokens += completion.prompt_tokens
+            self.tally.completion_tokens += completion.completion_tokens
+            counted = completion.prompt_tokens + completion.completion_tokens
+        self.reached_at = now
+        self.pace.succeeded(work.tokens, counted, now)
+        self._finish(work, completion, now)
+
+    def _refused(self, work: Work, reply: Reply, code: str, message: str, now: float) -> None:
+        """Act on a status other than 200."""
+        said = self.endpoint.scrub(" ".join(message.split()))[:300]
+        why = f"status {reply.status}" + (f": {said}" if said else "")
+        if reply.status in CONGESTED:
+            self.tally.overloads += 1
+            self.pace.congested(work.began, now)
+        action = action_for(reply.status, code)
+        if action is Action.STOP:
+            self._stop(work.job, self._hopeless(reply, why))
+        elif action is Action.ITEM:
+            # The server works: this one question is what it does not take.
+            self._finish(work, Completion("", "error", why, reply.status), now)
+        else:
+            wait = retry_after(reply.retry_after)
+            if wait is not None:
+                if wait > work.budget:
+                    self._stop(work.job, self._too_long(why, wait, work.budget))
+                    return
+                self.pace.pause(now + wait)
+            self._again(work, now, why, reply.status, wait)
+
+    def _again(self, work: Work, now: float, why: str, status: int, wait: float | None = None) -> None:
+        """Try again later, unless the budget or the patience with garbled replies is spent."""
+        delay = self.patience.backoff(work.attempts, self.draw) if wait is None else wait
+        if work.garbled < self.patience.garbled and now + delay - work.since <= work.budget:
+            self.loop.call_later(delay, self._requeue, work)
+        elif self.reached_at < work.since:
+            self._stop(work.job, self._gone(work, why, now))
+        else:
+            why = f"{why} (after {work.attempts} attempts in {now - work.since:.0f} s)"
+            self._finish(work, Completion("", "error", why, status), now)
+
+    def _requeue(self, work: Work) -> None:
+        if not work.job.over:
+            self.waiting.appendleft(work)
+            self.pump()
+
+    def _finish(self, work: Work, completion: Completion, now: float) -> None:
+        self.tally.completions += 1
+        scrub = self.endpoint.scrub
+        done = replace(
+            completion,
+            text=scrub(completion.text),
+            error=scrub(completion.error),
+            model=scrub(completion.model),
+            attempts=work.attempts,
+            seconds=now - work.since,
+        )
+        work.job.done.put((work.place, done))
+
+    def _stop(self, job: Job, error: BaseException) -> None:
+        """End a job: nothing more is sent, but what is under way may still arrive, as it may be paid for."""
+        if job.over:
+            return
+        job.over = True
+        under_way = [task for task in job.tasks if task is not asyncio.current_task()]
+        self.loop.create_task(self._last(job, under_way, error))
+
+    async def _last(self, job: Job, under_way: list[asyncio.Task[None]], error: BaseException) -> None:
+        await asyncio.gather(*under_way, return_exceptions=True)
+        job.done.put(error)
+
+    def _unreachable(self, why: str) -> OracleError:
+        return OracleError(
+            f"judge at {self.endpoint.url}", f"it cannot be reached: {why}", "Start the server, or correct the url"
+        )
+
+    def _gone(self, work: Work, why: str, now: float) -> RealignerError:
+        given = f"judge at {self.endpoint.url}"
+        tried = f"{work.attempts} attempts in {now - work.since:.0f} s without one answer; the last: {why}"
+        if self.reached_at == float("-inf"):
+            return OracleError(given, tried, "Check that url is the base of an OpenAI-compatible API (often …/v1)")
+        return JudgeError(given, tried, "What was answered is kept; give the same command when it works again")
+
+    def _too_long(self, why: str, wait: float, budget: float) -> JudgeError:
+        return JudgeError(
+            f"judge at {self.endpoint.url}",
+            f"{why}; it asks to wait {wait:.0f} s, more than the budget of {budget:.0f} s for one question",
+            "What was answered is kept; give the same command later, or raise budget",
+        )
+
+    def _hopeless(self, reply: Reply, why: str) -> OracleError:
+        """Say what a status means that no request will change."""
+        given = f"judge at {self.endpoint.url}, {why}"
+        if reply.status in (401, 403, 407):
+            key = "with the key from key_env" if self.endpoint.key is not None else "without a key (no key_env is set)"
+            return OracleError(given, f"the server refuses requests {key}", "Give the right key, or ask for access")
+        if reply.status in (402, 429):
+            return OracleError(given, "the account has no credit left", "Settle that with the vendor")
+        if 300 <= reply.status < 400:
+            there = self.endpoint.scrub((reply.location or "").partition("?")[0])[:200]
+            rule = f"the server redirects{f' to {there}' if there else ''}, and the key is sent nowhere else"
+            return OracleError(given, rule, "Set url to where the API is")
+        return OracleError(
+            given,
+            "the server has no such model, or no API at this url",
+            "Correct model, or url: most base URLs end in /v1",
+        )
+
+
+def _said(raw: bytes) -> tuple[str, str]:
+    """Return (code, message) of an error reply; empty where it says nothing that can be read."""
+    try:
+        return error_text(decode(raw))
+    except NotACompletion:
+        return "", ""

@@ -1,0 +1,129 @@
+"""One HTTP exchange: bytes out; a reply or the words for what went wrong. No error of the HTTP library leaves here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from aiohttp.client_exceptions import ClientConnectorDNSError
+
+from realigner.oracle.http.endpoint import Endpoint
+
+LARGEST_REPLY = 8 * 2**20
+"""Bytes of a reply's body; what is longer is not read on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply."""
+
+    status: int
+    raw: bytes
+    retry_after: str | None
+    location: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """No whole reply came."""
+
+    why: str
+    unreachable: bool = False
+    """Not even a connection: wrong host, wrong port, no trust in the certificate."""
+    garbled: bool = False
+    """A reply came that made no sense, and may have been paid for."""
+
+
+class Transport:
+    """Posts to one endpoint over kept-alive connections. Belongs to one event loop.
+
+    Args:
+        endpoint: where to, and with which key.
+        connections: the most at a time.
+        timeout: seconds that one exchange may take, however slowly its bytes drip.
+        connect_timeout: seconds until the connection must stand.
+    """
+
+    def __init__(self, endpoint: Endpoint, connections: int, timeout: float, connect_timeout: float) -> None:
+        self._endpoint = endpoint
+        self._timeout = timeout
+        self._url = endpoint.completions
+        self._proxy = proxy_for(endpoint.url)
+        self._session = aiohttp.ClientSession(
+            headers=endpoint.headers(),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout),
+            connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60),
+            # Cookies would tie requests to each other, and .netrc would add credentials that nobody named here.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    async def post(self, body: bytes) -> Reply | Broken:
+        """Send one body. Redirects are not followed: the key is for the host that the user named."""
+        try:
+            async with self._session.post(self._url, data=body, allow_redirects=False, proxy=self._proxy) as response:
+                raw = await _read(response)
+                if raw is None:
+                    response.close()
+                    return Broken(f"the reply is longer than {LARGEST_REPLY // 2**20} MiB", garbled=True)
+                headers = response.headers
+                return Reply(response.status, raw, headers.get("Retry-After"), headers.get("Location"))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return self._explain(error)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    def _explain(self, error: Exception) -> Broken:
+        """Put an error into our own words: those of the library can hold the request with its headers."""
+        place = self._endpoint.place
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+            return Broken(f"the certificate or encryption of {place} is not trusted ({_cause(error)})", True)
+        if isinstance(error, ClientConnectorDNSError | socket.gaierror):
+            return Broken(f"the host of {place} is not known", True)
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return Broken("the proxy of the environment cannot be reached", True)
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return Broken(f"the proxy of the environment refused with status {error.status}", True)
+        if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
+            return Broken(f"no connection to {place} ({_cause(error)})", True)
+        if isinstance(error, asyncio.TimeoutError):
+            return Broken(f"no whole reply within {self._timeout:g} s")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return Broken("the reply broke off")
+        if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
+            return Broken("the reply is not valid HTTP")
+        return Broken(f"the connection was lost ({_cause(error)})")
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) names for a URL."""
+    scheme, _, rest = url.partition("://")
+    proxy = getproxies().get(scheme)
+    if proxy is None or proxy_bypass(rest.partition("/")[0]):
+        return None
+    return proxy
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """Return the body, or None where it is too long."""
+    pieces, size = [], 0
+    while piece := await response.content.readany():
+        size += len(piece)
+        if size > LARGEST_REPLY:
+            return None
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _cause(error: BaseException) -> str:
+    """Name an error by the system's words or by its type: neither holds what was sent."""
+    system = getattr(error, "os_error", error)
+    reason = getattr(system, "reason", None) or getattr(system, "strerror", None)
+    # A verification error's own text names host, issuer and reason; it has seen no header.
+    detail = getattr(getattr(error, "certificate_error", None), "verify_message", None)
+    return str(detail or reason or type(error).__name__)
