@@ -15,8 +15,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty
 
+from realigner.endpoint import Endpoint
 from realigner.oracle.http.dispatch import Dispatcher, Job, Tally, Work
-from realigner.oracle.http.endpoint import Endpoint
 from realigner.oracle.http.pace import Limits, Pace
 from realigner.oracle.http.records import ChatRequest, Completion, ModelSettings, encode
 from realigner.oracle.http.retry import Patience

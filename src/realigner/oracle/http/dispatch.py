@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
+from realigner.endpoint import Endpoint
 from realigner.errors import JudgeError, OracleError, RealignerError
-from realigner.oracle.http.endpoint import Endpoint
 from realigner.oracle.http.pace import Pace
 from realigner.oracle.http.records import Completion, NotACompletion, decode, error_text, read_completion
 from realigner.oracle.http.retry import CONGESTED, Action, Patience, action_for, retry_after

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from realigner.endpoint import check_extra
 from realigner.records import Message
 
 BATCH_URL = "/v1/chat/completions"
@@ -53,9 +54,7 @@ class ModelSettings:
     """More keys of the request's body, e.g. `{"chat_template_kwargs": {"enable_thinking": false}}`."""
 
     def __post_init__(self) -> None:
-        taken = [key for key in self.extra if key in _OWN_KEYS]
-        if taken:
-            raise ValueError(f"extra may not set {', '.join(taken)}: it has a setting of its own, or is fixed")
+        check_extra(self.extra)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Return the JSON body of a request."""
@@ -182,11 +181,12 @@ def _text(content: Any) -> str:
     """Join the parts of a content; None is an empty one."""
     if content is None:
         return ""
-    if isinstance(content, str):
-        return content
     if isinstance(content, list):
-        return "".join(part["text"] for part in content if part.get("type") == "text")
-    raise TypeError(type(content))
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if not isinstance(content, str):
+        raise TypeError(type(content))
+    # Whoever stores the text writes UTF-8, which cannot carry an unpaired surrogate.
+    return content.encode("utf-8", "replace").decode("utf-8")
 
 
 def _count(value: Any) -> int | None:

@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from aiohttp.client_exceptions import ClientConnectorDNSError
 
-from realigner.oracle.http.endpoint import Endpoint
+from realigner.endpoint import Endpoint
 
 LARGEST_REPLY = 8 * 2**20
 """Bytes of a reply's body; what is longer is not read on."""
@@ -54,7 +54,8 @@ class Transport:
         self._proxy = proxy_for(endpoint.url)
         self._session = aiohttp.ClientSession(
             headers=endpoint.headers(),
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout),
+            # A connection that does not come up must be told from an answer that does not come.
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(connect_timeout, 0.9 * timeout)),
             connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60),
             # Cookies would tie requests to each other, and .netrc would add credentials that nobody named here.
             cookie_jar=aiohttp.DummyCookieJar(),

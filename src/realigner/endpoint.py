@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -18,6 +18,11 @@ SHORTEST_SECRET = 8
 """Shorter values (`EMPTY`, `none`) are placeholders that local servers ask for, and are not looked for in texts."""
 HIDDEN = "[key]"
 COMPLETIONS = "/chat/completions"
+
+
+OWN_KEYS = ("model", "messages", "response_format", "stream", "n", "temperature", "max_tokens", "max_completion_tokens")
+"""Keys of a request's body that `extra` may not set."""
+SECRET_NAMES = ("api_key", "apikey", "key", "secret", "token", "password", "authorization", "headers", "extra_headers")
 
 
 class Secret:
@@ -142,12 +147,11 @@ def check_url(url: str) -> str:
     return base
 
 
-def read_key(name: str, environment: Mapping[str, str] = os.environ) -> Secret:
-    """Return the key that an environment variable holds.
+def check_key_name(name: str) -> None:
+    """Refuse a name of an environment variable that is none.
 
     Raises:
-        OracleError: the name is none (it is not repeated: it may be the key itself), the variable is not set, or its
-            value cannot stand in a header.
+        OracleError: it does not repeat the name, which may be the key itself.
     """
     if not KEY_NAME.fullmatch(name):
         raise OracleError(
@@ -156,6 +160,29 @@ def read_key(name: str, environment: Mapping[str, str] = os.environ) -> Secret:
             "it may be a key)",
             "Write e.g. key_env: OPENAI_API_KEY, and put the key into that variable",
         )
+
+
+def check_extra(names: Iterable[str]) -> None:
+    """Refuse keys of a request's body that have a setting of their own, or would hold a secret in a file.
+
+    Raises:
+        OracleError: with the key, never with its value.
+    """
+    for name in names:
+        if name in OWN_KEYS:
+            raise OracleError(f"extra: {name}", "it has a setting of its own, or is fixed", "Remove it from extra")
+        if name.lower().replace("-", "_") in SECRET_NAMES:
+            raise OracleError(f"extra: {name}", "secrets do not belong into files", "Use key_env for the API key")
+
+
+def read_key(name: str, environment: Mapping[str, str] = os.environ) -> Secret:
+    """Return the key that an environment variable holds.
+
+    Raises:
+        OracleError: the name is none (it is not repeated: it may be the key itself), the variable is not set, or its
+            value cannot stand in a header.
+    """
+    check_key_name(name)
     value = environment.get(name, "").strip()
     if not value:
         raise OracleError(f"key_env: {name}", "this environment variable is not set", f"export {name}=…, and try again")

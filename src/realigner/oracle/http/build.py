@@ -1,0 +1,52 @@
+"""From the recipe's words to a client and a judge. Nothing is sent yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from realigner.endpoint import open_endpoint
+from realigner.oracle.http.client import ChatClient
+from realigner.oracle.http.judge import HttpJudge
+from realigner.oracle.http.modes import pins_file
+from realigner.oracle.http.pace import Limits
+from realigner.oracle.http.records import ModelSettings
+from realigner.oracle.http.retry import Patience
+from realigner.recipe_judges import HttpJudgeSettings
+
+
+def http_client(settings: HttpJudgeSettings) -> ChatClient:
+    """Return the client that the settings describe, with the key from the environment.
+
+    Raises:
+        OracleError: the URL cannot be used, or the key is missing or would travel in the clear.
+    """
+    return ChatClient(
+        open_endpoint(
+            settings.url, settings.key_env, key_header=settings.key_header, plain_http_key=settings.plain_http_key
+        ),
+        ModelSettings(
+            settings.model, settings.max_tokens, settings.temperature, settings.limit_field, dict(settings.extra)
+        ),
+        limits=Limits(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute),
+        patience=Patience(budget=settings.budget),
+        timeout=settings.timeout,
+        connect_timeout=settings.connect_timeout,
+    )
+
+
+def http_judge(settings: HttpJudgeSettings, pins: Path | None = None) -> HttpJudge:
+    """Return the judge that the settings describe.
+
+    Args:
+        settings: of one `kind: http`.
+        pins: where modes that `output: auto` found are remembered. Default: a file in the user's cache folder.
+
+    Raises:
+        OracleError: the URL cannot be used, or the key is missing or would travel in the clear.
+    """
+    return HttpJudge(
+        http_client(settings),
+        output=settings.output,
+        deployment=settings.deployment,
+        pins=pins_file() if pins is None else pins,
+    )
