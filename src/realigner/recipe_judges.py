@@ -183,7 +183,7 @@ class CascadeSettings(Section):
     """Who is asked, in this order."""
 
 
-JudgeSettings = Annotated[RulesJudgeSettings | ScriptedJudgeSettings, Field(discriminator="kind")]
+JudgeSettings = Annotated[RulesJudgeSettings | ScriptedJudgeSettings | HttpJudgeSettings, Field(discriminator="kind")]
 """Every judge that can be named in `oracle.llm` and `oracle.classifier`, told apart by `kind`."""
 
 for _ensemble in (VotesSettings, CascadeSettings):

@@ -42,6 +42,7 @@ class JudgeContext:
 JUDGES = {
     "rules": "realigner.oracle.rule_judges:build_checks",
     "scripted": "realigner.oracle.rule_judges:build_scripted",
+    "http": "realigner.oracle.http.build:build_http",
 }
 """For each kind of `JudgeSettings` its builder `(settings, context) -> RuleJudge`, imported when it is named. It reads
 files and settings, and neither loads a model nor opens a connection: identities are asked for often."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realigner.endpoint import open_endpoint
 from realigner.oracle.http.client import ChatClient
@@ -12,6 +13,9 @@ from realigner.oracle.http.pace import Limits
 from realigner.oracle.http.records import ModelSettings
 from realigner.oracle.http.retry import Patience
 from realigner.recipe_judges import HttpJudgeSettings
+
+if TYPE_CHECKING:
+    from realigner.oracle.build import JudgeContext
 
 
 def http_client(settings: HttpJudgeSettings) -> ChatClient:
@@ -32,6 +36,11 @@ def http_client(settings: HttpJudgeSettings) -> ChatClient:
         timeout=settings.timeout,
         connect_timeout=settings.connect_timeout,
     )
+
+
+def build_http(settings: HttpJudgeSettings, context: JudgeContext) -> HttpJudge:  # noqa: ARG001
+    """Return the judge of a recipe; see `oracle/build.py`."""
+    return http_judge(settings)
 
 
 def http_judge(settings: HttpJudgeSettings, pins: Path | None = None) -> HttpJudge:

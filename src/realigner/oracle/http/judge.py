@@ -13,7 +13,7 @@ from realigner.oracle.http.client import ChatClient
 from realigner.oracle.http.modes import Mode, Probe, pin, pinned, pins_file, probe, refuses_form, response_format
 from realigner.oracle.http.parse import Unreadable, read_answer
 from realigner.oracle.http.records import ChatRequest, Completion
-from realigner.oracle.judge import Fact, RuleAnswer, RuleQuestion
+from realigner.oracle.judge import Fact, JudgeCosts, RuleAnswer, RuleQuestion
 from realigner.policy import Rule
 from realigner.policy.prompt import PROMPT_VERSION, judge_messages, new_nonce
 from realigner.records import Judgement, Label, Message, RuleVerdict, text_hash
@@ -79,6 +79,7 @@ class HttpJudge:
         self._place = deployment or client.endpoint.place
         self._pins = pins
         self._probe: Probe | None = None
+        self._identity: str | None = None
 
     @property
     def identity(self) -> str:
@@ -89,9 +90,26 @@ class HttpJudge:
         Raises:
             OracleError: the mode has to be asked for, and the server cannot be asked.
         """
-        model = self.client.model
-        settings = text_hash(json.dumps([model.temperature, dict(model.extra)], sort_keys=True))
-        return f"http/{VERSION}:{model.model}@{self._place}:{self.mode}:prompt-{PROMPT_VERSION}:{settings}"
+        if self._identity is None:
+            model = self.client.model
+            settings = text_hash(json.dumps([model.temperature, dict(model.extra)], sort_keys=True))
+            place = f"{model.model}@{self._place}"
+            self._identity = f"http/{VERSION}:{place}:{self.mode}:prompt-{PROMPT_VERSION}:{settings}"
+        return self._identity
+
+    @property
+    def costs(self) -> JudgeCosts:
+        """What the plan of a run is made from. Whoever wants a key may want money."""
+        limits, model = self.client.limits, self.client.model
+        return JudgeCosts(
+            model=model.model,
+            paid=self.client.endpoint.key is not None,
+            max_output_tokens=model.max_tokens,
+            concurrency=limits.concurrency,
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+            most_calls=TURNS,
+        )
 
     @property
     def known_mode(self) -> Mode | None:
@@ -127,7 +145,7 @@ class HttpJudge:
         if self._probe is None:
             known = self.known_mode
             found = probe(self.client, list(Mode) if known is None else [known], self._first_turn)
-            if known is None and found.readable and self._pins is not None:
+            if known is None and self._pins is not None:
                 pin(self._pins, found.mode, *self._pin_key)
             self._probe, self._fixed = found, found.mode
         return self._probe

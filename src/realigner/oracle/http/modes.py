@@ -70,11 +70,12 @@ def response_format(mode: Mode, rules: Sequence[Rule]) -> dict[str, Any] | None:
 def probe(client: ChatClient, modes: Sequence[Mode], ask: Ask) -> Probe:
     """Ask one trivial question in each mode until an answer can be read, and say what the server can do.
 
-    A server may refuse a mode, or accept it and answer as it likes; both lead to the next one. If no answer can be
-    read, the first mode that was accepted is taken, and `readable` is false.
+    A server may refuse a mode, or accept it and answer as it likes; both lead to the next one. A single mode that was
+    asked for is taken also where its answer cannot be read (`readable` is false).
 
     Raises:
-        OracleError: the server cannot be reached, refuses the key, the model, or every mode.
+        OracleError: the server cannot be reached, refuses the key, the model, or every mode; or none of several modes
+            leads to an answer that can be read.
         JudgeError: it asks to wait too long.
     """
     accepted: Probe | None = None
@@ -91,6 +92,12 @@ def probe(client: ChatClient, modes: Sequence[Mode], ask: Ask) -> Probe:
         accepted = accepted or Probe(mode, False, completion.model, completion.seconds, beginning)
     if accepted is None:
         raise _refused(client, modes, refusal)
+    if len(modes) > 1:
+        raise OracleError(
+            f"judge {client.model.model} at {client.endpoint.url}",
+            f"it answers a trivial question in no output mode with a verdict, but: {accepted.answer!r}",
+            "Take a model that follows instructions; or give it room (max_tokens), or name the mode (output)",
+        )
     return accepted
 
 

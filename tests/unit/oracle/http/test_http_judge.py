@@ -119,13 +119,12 @@ def test_an_item_that_the_server_does_not_take_is_invalid_and_the_others_are_jud
         ("no-schema*", Mode.JSON_OBJECT, 2),
         ("no-format*", Mode.PLAIN, 3),
         ("wrapped*", Mode.PLAIN, 3),
-        ("prose*", Mode.JSON_SCHEMA, 3),
     ],
 )
 def test_auto_takes_the_strongest_mode_that_works(
     judge: MakeJudge, server: FaultServer, model: str, mode: Mode, asked: int
 ) -> None:
-    """`wrapped` accepts every mode and keeps to none; `prose` never gives a verdict at all."""
+    """`wrapped` accepts every mode and keeps to none."""
     before = server.asked(model).get("probe", 0)
     maker = judge(model, output="auto")
     assert maker.reach().mode is mode
@@ -134,10 +133,8 @@ def test_auto_takes_the_strongest_mode_that_works(
 
 
 def test_a_server_that_answers_but_not_as_a_judge_is_pointed_out(judge: MakeJudge) -> None:
-    assert (
-        "WARNING: its answer to a trivial question is no verdict ('I think that it is fine.')"
-        in judge("prose*", output="auto").check()
-    )
+    said = judge("prose*").check()
+    assert "WARNING: its answer to a trivial question is no verdict ('I think that it is fine.')" in said
     assert "WARNING" not in judge("ok").check()
     assert "which calls itself served-1: output json_schema, answered in" in judge("ok").check()
 
@@ -177,9 +174,10 @@ def test_the_mode_that_was_found_is_remembered_for_the_next_process(
     assert server.asked("no-schema*")["probe"] == before + 1
 
 
-def test_a_mode_in_which_nothing_could_be_read_is_not_remembered(judge: MakeJudge, tmp_path: Path) -> None:
+def test_a_model_that_is_no_judge_in_any_mode_is_refused_and_not_remembered(judge: MakeJudge, tmp_path: Path) -> None:
     pins = tmp_path / "modes.json"
-    judge("prose*", output="auto", pins=pins).reach()
+    with pytest.raises(OracleError, match=r"in no output mode with a verdict, but: 'I think that it is fine.'"):
+        judge("prose*", output="auto", pins=pins).check()
     assert not pins.exists()
 
 
@@ -195,6 +193,12 @@ def test_a_damaged_memory_of_modes_is_as_none(judge: MakeJudge, tmp_path: Path, 
 def test_the_memory_of_modes_lies_in_the_users_cache_folder(tmp_path: Path) -> None:
     assert pins_file({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "realigner" / "output-modes.json"
     assert pins_file({}).is_absolute()
+
+
+def test_its_costs_are_known_before_it_is_asked(judge: MakeJudge) -> None:
+    free = judge("ok", max_tokens=7, concurrency=3).costs
+    assert (free.model, free.paid, free.max_output_tokens, free.concurrency, free.most_calls) == ("ok", False, 7, 3, 2)
+    assert judge("ok", key_env="MY_KEY", environment={"MY_KEY": "0123456789"}).costs.paid
 
 
 # -- identity
