@@ -445,7 +445,9 @@ def _explain(error: ValidationError, source: str) -> RecipeError:
             lines.append(f"{given}: the kinds are {', '.join(kinds)}.{did_you_mean(found or '', kinds)}")
         else:
             message = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"'{name}' = {fault['input']!r}: {message}")
+            # A whole section is not repeated: it is long, and something private may stand in it by mistake.
+            given = "" if isinstance(fault["input"], Mapping) else f" = {fault['input']!r}"
+            lines.append(f"'{name}'{given}: {message}")
     return RecipeError(
         f"{source}: " + "; ".join(lines),
         "a recipe takes the keys listed in docs/recipe.md, each in its range",

@@ -16,23 +16,27 @@ from realigner.cli.main import app
 
 COMMON = {"--quiet", "--json", "--debug", "--help"}
 STAGE = {"RECIPE", "--set", "--redo", *COMMON}
+JUDGING = {"--dry-run", "--max-calls", "--max-cost"}
 SURFACE = {
     "init": {"DIR", *COMMON},
     "check": {"RECIPE", "--set", *COMMON},
-    "run": {"RECIPE", "--set", "--redo", *COMMON},
+    "run": STAGE | JUDGING,
     "demo": {"--output", "--seed", "--redo", *COMMON},
-    "triage": STAGE,
+    "triage": STAGE | JUDGING,
     "reference": STAGE,
     "weigh": STAGE,
     "train": STAGE,
     "generate": STAGE,
-    "evaluate": STAGE,
+    "evaluate": STAGE | JUDGING,
     "report": STAGE,
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,
     "audit sample": {"RUN", "--of", "--n", "--seed", "--out", *COMMON},
     "audit score": {"RUN", "SHEET...", "--partial", *COMMON},
+    "verdicts info": {"STORE", *COMMON},
+    "verdicts export": {"STORE", *COMMON},
+    "verdicts compact": {"STORE", "--keep", *COMMON},
     "policy list": COMMON,
     "policy lint": {"POLICY", "--allow-code", *COMMON},
     "policy diff": {"OLD", "NEW", "--allow-code", *COMMON},

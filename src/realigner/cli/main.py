@@ -12,8 +12,21 @@ import typer
 
 from realigner import __version__
 from realigner.cli.audit import app as audit_app
-from realigner.cli.options import Debug, Json, Quiet, RecipeFile, Redo, RedoThis, RunFolder, Set
+from realigner.cli.options import (
+    Debug,
+    DryRun,
+    Json,
+    MaxCalls,
+    MaxCost,
+    Quiet,
+    RecipeFile,
+    Redo,
+    RedoThis,
+    RunFolder,
+    Set,
+)
 from realigner.cli.policy import app as policy_app
+from realigner.cli.verdicts import app as verdicts_app
 from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain, write_lines
 
 app = typer.Typer(
@@ -27,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(policy_app)
 app.add_typer(audit_app)
+app.add_typer(verdicts_app)
 
 
 @app.command()
@@ -67,6 +81,9 @@ def run(
     recipe: RecipeFile,
     settings: Set = None,
     redo: Redo = False,
+    dry_run: DryRun = False,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -74,8 +91,13 @@ def run(
     """Run all stages, resuming where a stopped run got to."""
     with Voice(quiet, as_json, debug) as voice:
         from realigner import pipeline
+        from realigner.planning import with_limits
 
-        _conclude(voice, pipeline.run(_recipe(recipe, settings), progress=voice.progress, redo=redo))
+        limited = with_limits(_recipe(recipe, settings), max_calls, max_cost)
+        if dry_run:
+            _forecast(voice, limited)
+        else:
+            _conclude(voice, pipeline.run(limited, progress=voice.progress, redo=redo))
     return voice.code
 
 
@@ -98,6 +120,44 @@ def demo(
     return voice.code
 
 
+def _one_stage(voice: Voice, name: str, recipe: Any, redo: bool) -> None:
+    from realigner import pipeline
+    from realigner.runs import load_run
+
+    result = pipeline.run(recipe, only=name, progress=voice.progress, redo=redo)
+    record = load_run(result.directory).stages[name]
+    facts = {"run": str(result.directory), "stage": name, **record}
+    written = [f"wrote {result.directory / output}" for output in record["outputs"]]
+    voice.answer(facts, lambda out: write_lines(out, *written))
+
+
+def _judging_verb(name: str, text: str) -> None:
+    """Add the verb that runs one stage in which a judge may be asked."""
+
+    def one_stage(
+        recipe: RecipeFile,
+        settings: Set = None,
+        redo: RedoThis = False,
+        dry_run: DryRun = False,
+        max_calls: MaxCalls = None,
+        max_cost: MaxCost = None,
+        quiet: Quiet = False,
+        as_json: Json = False,
+        debug: Debug = False,
+    ) -> int:
+        with Voice(quiet, as_json, debug) as voice:
+            from realigner.planning import with_limits
+
+            limited = with_limits(_recipe(recipe, settings), max_calls, max_cost)
+            if dry_run:
+                _forecast(voice, limited, name)
+            else:
+                _one_stage(voice, name, limited, redo)
+        return voice.code
+
+    app.command(name, help=text)(one_stage)
+
+
 def _stage_verb(name: str, text: str) -> None:
     """Add the verb that runs one stage."""
 
@@ -110,29 +170,22 @@ def _stage_verb(name: str, text: str) -> None:
         debug: Debug = False,
     ) -> int:
         with Voice(quiet, as_json, debug) as voice:
-            from realigner import pipeline
-            from realigner.runs import load_run
-
-            result = pipeline.run(_recipe(recipe, settings), only=name, progress=voice.progress, redo=redo)
-            record = load_run(result.directory).stages[name]
-            facts = {"run": str(result.directory), "stage": name, **record}
-            written = [f"wrote {result.directory / output}" for output in record["outputs"]]
-            voice.answer(facts, lambda out: write_lines(out, *written))
+            _one_stage(voice, name, _recipe(recipe, settings), redo)
         return voice.code
 
     app.command(name, help=text)(one_stage)
 
 
+_judging_verb("triage", "Stage 1: judge both responses of every pair by the new policy.")
 for _name, _text in {
-    "triage": "Stage 1: judge both responses of every pair by the new policy.",
     "reference": "Compute the reference log-probabilities of the responses.",
     "weigh": "Compute the impact weight of every conflict.",
     "train": "Re-align the model.",
     "generate": "Answer the held-out prompts, before and after.",
-    "evaluate": "Judge the answers; measure KL and perplexity.",
-    "report": "Write the report.",
 }.items():
     _stage_verb(_name, _text)
+_judging_verb("evaluate", "Judge the answers; measure KL and perplexity.")
+_stage_verb("report", "Write the report.")
 
 
 @app.command()
@@ -222,6 +275,14 @@ def _recipe(path: Path, settings: list[str] | None) -> Any:
         return Recipe.load(path, settings or [])
     recipe = load_run(path).recipe
     return Recipe.load(path / RECIPE, [f"output={recipe.output}", *settings]) if settings else recipe
+
+
+def _forecast(voice: Voice, recipe: Any, *stages: str) -> None:
+    from realigner.planning import JUDGING, forecast
+
+    found = forecast(recipe, stages or JUDGING, voice.progress)
+    facts = {"run": recipe.output, **found.as_dict()}
+    voice.answer(facts, lambda out: write_lines(out, *found.lines()), code=GATE if found.refusal else DONE)
 
 
 def _conclude(voice: Voice, result: Any) -> None:

@@ -16,6 +16,13 @@ Redo = Annotated[
     bool, typer.Option("--redo", help="Redo stages that were computed from other inputs, and all after them.")
 ]
 RedoThis = Annotated[bool, typer.Option("--redo", help="Redo this stage even if it is done, and drop all after it.")]
+MaxCalls = Annotated[
+    int | None, typer.Option("--max-calls", min=0, metavar="N", help="The most calls that judges may take now.")
+]
+MaxCost = Annotated[
+    float | None, typer.Option("--max-cost", min=0, metavar="MONEY", help="The most that judges may cost now.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what judges would be asked, and ask nothing.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the warnings of other libraries.")]
