@@ -130,11 +130,14 @@ class PolicyOracle:
 
 def remembering(judge: RuleJudge, store: VerdictStore | None, meter: Meter, rules_per_call: int) -> RuleJudge:
     """Return the judge with a memory, unless it is free, or one whose members have theirs."""
+    return judge if _remembers(judge) else RememberingJudge(judge, store, meter, rules_per_call)
+
+
+def _remembers(judge: RuleJudge) -> bool:
+    if isinstance(judge, RememberingJudge) or getattr(judge, "free", False):
+        return True
     members: Sequence[RuleJudge] = getattr(judge, "members", ())
-    remembered = members and all(isinstance(m, RememberingJudge) or getattr(m, "free", False) for m in members)
-    if remembered or isinstance(judge, RememberingJudge) or getattr(judge, "free", False):
-        return judge
-    return RememberingJudge(judge, store, meter, rules_per_call)
+    return bool(members) and all(map(_remembers, members))
 
 
 def _judge_of(role: str, rules: Sequence[Rule], judges: Mapping[str, RuleJudge]) -> RuleJudge:
