@@ -229,6 +229,9 @@ class ImpactSettings(Section):
     score: Literal["dot", "cosine", "per_token"] = "dot"
     """`cosine` divides by the norms (one backward pass per pair, slower); `per_token` divides each response's
     derivative by its length."""
+    method: Literal["auto", "exact", "difference"] = "auto"
+    """`exact`: forward-mode derivatives. `difference`: a central difference, faster, for float32 only; its error is
+    measured and reported. `auto`: exact, and what works where a model has no such derivative."""
     preconditioner: Literal["identity", "diagonal", "cg"] = "identity"
     """P. `identity`: the paper's. `diagonal`, `cg`: the inverse of the damped Fisher matrix of retained responses, by
     its diagonal or by conjugate gradients."""
