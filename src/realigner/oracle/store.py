@@ -94,9 +94,8 @@ class VerdictStore:
             )
             for question, rule, label, reason in rows:
                 if rule in wanted:
-                    said = _LABELS[label], reason
                     for place in places[question]:
-                        found[place][wanted[rule]] = said
+                        found[place][wanted[rule]] = _LABELS[label], reason
         return found
 
     def add(

@@ -16,9 +16,11 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 CREATE TABLE IF NOT EXISTS annotators (
   id TEXT PRIMARY KEY, name TEXT NOT NULL, token TEXT UNIQUE, joined REAL NOT NULL
 ) WITHOUT ROWID;
+-- revision, answered and value repeat the history of the step, and are written in the transaction that adds to it.
 CREATE TABLE IF NOT EXISTS steps (
   task TEXT NOT NULL, annotator TEXT NOT NULL, number INTEGER NOT NULL, item TEXT NOT NULL,
   occasion INTEGER NOT NULL, shown REAL NOT NULL,
+  revision INTEGER NOT NULL DEFAULT 0, answered INTEGER NOT NULL DEFAULT 0, value TEXT,
   PRIMARY KEY (task, annotator, number), UNIQUE (task, annotator, item, occasion)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS history (
@@ -26,22 +28,12 @@ CREATE TABLE IF NOT EXISTS history (
   action TEXT NOT NULL CHECK (action IN ('answer', 'withdraw', 'reveal')), value TEXT, places TEXT,
   seconds REAL, at REAL NOT NULL, once TEXT NOT NULL UNIQUE, study TEXT NOT NULL, source TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS history_by_step ON history (task, annotator, number, seq);
+CREATE INDEX IF NOT EXISTS history_by_step ON history (task, annotator, number, action);
+CREATE INDEX IF NOT EXISTS steps_by_item ON steps (task, occasion, item, answered, shown, annotator);
 CREATE TRIGGER IF NOT EXISTS history_is_not_changed BEFORE UPDATE ON history
   BEGIN SELECT RAISE(ABORT, 'answers are never changed'); END;
 CREATE TRIGGER IF NOT EXISTS history_is_not_deleted BEFORE DELETE ON history
   BEGIN SELECT RAISE(ABORT, 'answers are never deleted'); END;
--- A step with its last answer or withdrawal (revision, action) and its last answer (value).
-CREATE VIEW IF NOT EXISTS current AS
-  SELECT s.task, s.annotator, s.number, s.item, s.occasion, s.shown,
-    COALESCE(last.seq, 0) AS revision, COALESCE(last.action, '') AS action, said.value
-  FROM steps s
-  LEFT JOIN history last ON last.seq = (
-    SELECT MAX(seq) FROM history h
-    WHERE h.task = s.task AND h.annotator = s.annotator AND h.number = s.number AND h.action != 'reveal')
-  LEFT JOIN history said ON said.seq = (
-    SELECT MAX(seq) FROM history h
-    WHERE h.task = s.task AND h.annotator = s.annotator AND h.number = s.number AND h.action = 'answer');
 """
 WAIT = 30.0
 """Seconds to wait for another process that is writing."""

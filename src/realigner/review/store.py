@@ -28,8 +28,10 @@ ANSWERS = "answers.sqlite"
 LEASE = 3600.0
 """Seconds for which an item that was shown and not answered counts as being answered."""
 LAYOUT = "1"
-_OF_STEP = "SELECT * FROM current WHERE task = ? AND annotator = ? AND number = ?"
-_OF_PERSON = "SELECT * FROM current WHERE task = ? AND annotator = ? ORDER BY number"
+Place = tuple[str, str, int]
+"""Task, annotator and number: the key of a step."""
+_OF_STEP = "SELECT * FROM steps WHERE task = ? AND annotator = ? AND number = ?"
+_OF_PERSON = "SELECT * FROM steps WHERE task = ? AND annotator = ? ORDER BY number"
 
 
 class Store:
@@ -162,8 +164,8 @@ class Store:
         self, database: sqlite3.Connection, task: Task, annotator: Annotator, mine: list[Step]
     ) -> Step | None:
         of_others = (
-            "SELECT item, COUNT(*) FROM current WHERE task = ? AND annotator != ? AND occasion = 1 "
-            "AND (action = 'answer' OR shown > ?) GROUP BY item"
+            "SELECT item, COUNT(*) FROM steps WHERE task = ? AND annotator != ? AND occasion = 1 "
+            "AND (answered OR shown > ?) GROUP BY item"
         )
         taken = database.execute(of_others, (task.id, annotator.id, self._clock() - LEASE)).fetchall()
         revealed = (
@@ -200,8 +202,18 @@ class Store:
         if annotator:
             rows = self._database.rows(_OF_PERSON, task.id, annotator.id)
         else:
-            rows = self._database.rows("SELECT * FROM current WHERE task = ? ORDER BY annotator, number", task.id)
+            rows = self._database.rows("SELECT * FROM steps WHERE task = ? ORDER BY annotator, number", task.id)
         return [self._step(row) for row in rows]
+
+    def counts(self, task: Task) -> dict[str, int]:
+        """Return how many people have answered each item, repetitions aside; items without an answer are left out."""
+        query = "SELECT item, COUNT(*) FROM steps WHERE task = ? AND occasion = 1 AND answered GROUP BY item"
+        return dict(self._database.rows(query, task.id))
+
+    def answered(self, task: Task, annotator: Annotator) -> int:
+        """Return how many steps of a task a person has answered."""
+        query = "SELECT COUNT(*) FROM steps WHERE task = ? AND annotator = ? AND answered"
+        return int(self._database.row(query, task.id, annotator.id)[0])
 
     # The history
 
@@ -277,8 +289,8 @@ class Store:
     def history(self, task: Task) -> Iterator[Entry]:
         """Return everything that was done in a task, in order."""
         query = (
-            "SELECT seq, task, annotator, number, item, occasion, action, value, places, seconds, at, study, source "
-            "FROM history JOIN steps USING (task, annotator, number) WHERE task = ? ORDER BY seq"
+            "SELECT seq, task, annotator, number, item, occasion, action, h.value, places, seconds, at, study, source "
+            "FROM history h JOIN steps USING (task, annotator, number) WHERE task = ? ORDER BY seq"
         )
         for row in self._database.rows(query, task.id):
             seq, name, annotator, number, item, occasion, action, value, places, seconds, at, study, source = row
@@ -286,40 +298,32 @@ class Store:
             yield Entry(seq, name, annotator, number, item, occasion, action, held, shown, seconds, at, study, source)
 
     def _insert(
-        self,
-        database: sqlite3.Connection,
-        place: tuple[str, str, int],
-        action: Action,
-        once: str,
-        rest: tuple[Any, ...],
+        self, database: sqlite3.Connection, place: Place, action: Action, once: str, rest: tuple[Any, ...]
     ) -> None:
         value, places, seconds, at, source = rest
-        row = (
-            *place,
-            action,
-            value,
-            places,
-            seconds,
-            self._clock() if at is None else at,
-            once,
-            self.study.hash,
-            source,
-        )
-        database.execute(
+        at = self._clock() if at is None else at
+        seq = database.execute(
             "INSERT INTO history (task, annotator, number, action, value, places, seconds, at, once, study, source) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            row,
-        )
+            (*place, action, value, places, seconds, at, once, self.study.hash, source),
+        ).lastrowid
+        if action != "reveal":
+            database.execute(
+                "UPDATE steps SET revision = ?, answered = ?, value = COALESCE(?, value) "
+                "WHERE task = ? AND annotator = ? AND number = ?",
+                (seq, action == "answer", value, *place),
+            )
 
     def _step(self, row: Any) -> Step:
-        task, annotator, number, item, occasion, shown, revision, action, value = row
+        task, annotator, number, item, occasion, shown, revision, answered, value = row
         held = load_value(self.study.tasks[task].kind, value) if value else None
-        return Step(task, annotator, number, item, occasion, shown, revision, action == "answer", held)
+        return Step(task, annotator, number, item, occasion, shown, revision, bool(answered), held)
 
 
 def _insert_step(database: sqlite3.Connection, step: Step) -> None:
     row = (step.task, step.annotator, step.number, step.item, step.occasion, step.shown)
-    database.execute("INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?)", row)
+    columns = "task, annotator, number, item, occasion, shown"
+    database.execute(f"INSERT INTO steps ({columns}) VALUES (?, ?, ?, ?, ?, ?)", row)  # noqa: S608 - constant
 
 
 def _hash(text: str) -> str:

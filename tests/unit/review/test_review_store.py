@@ -270,3 +270,22 @@ def test_many_threads_and_two_processes_worth_of_connections_lose_and_double_not
 
 def test_secrets_are_made_once(store: Store) -> None:
     assert store.secret("coordinator") == store.secret("coordinator") != store.secret("other")
+
+
+def test_the_state_of_a_step_is_what_its_history_adds_up_to(store: Store) -> None:
+    annotator, step = begin(store)
+    task = store.study.tasks["audit"]
+    one = store.save(step, YES, revision=0, once="1")
+    two = store.save(one, NO, revision=one.revision, once="2")
+    gone = store.withdraw(two, revision=two.revision, once="3")
+    store.reveal(gone, once="4")
+    entries = list(store.history(task))
+    assert [entry.action for entry in entries] == ["answer", "answer", "withdraw", "reveal"]
+    acts = [entry for entry in entries if entry.action != "reveal"]
+    [state] = store.steps(task)
+    assert state.revision == acts[-1].seq
+    assert state.answered == (acts[-1].action == "answer")
+    assert state.value == [entry.value for entry in acts if entry.action == "answer"][-1]
+    assert (store.counts(task), store.answered(task, annotator)) == ({}, 0)
+    store.save(state, YES, revision=state.revision, once="5")
+    assert (store.counts(task), store.answered(task, annotator)) == ({step.item: 1}, 1)
