@@ -3,7 +3,7 @@
 The model's name says what happens. `ok` answers as it should; other names are words joined by commas, one a request of
 the same item, then `ok` again; a `*` after the last word: from then on always (`500,hang` or `401*`). With `7=` before
 them they are for item 7 alone. `mixed-N` fails at random (seed N) in 30 of 100 requests. An item is what `item-123` in
-the conversation names; its right verdict follows from its number. GET /log returns what was asked and answered.
+the conversation names; its right verdict follows from its number. GET /log and /count say what was asked and answered.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Server:
         path = head.split(" ")[1]
         if path == "/log":
             return await self.write(writer, 200, self.log())
+        if path == "/count":
+            return await self.write(writer, 200, sum(self.good.values()))
         body = json.loads(raw)
         found = ITEM.search(body["messages"][-1]["content"]) or ITEM.search(raw.decode())
         item = f"{body['model']}/{found.group(1) if found else 'probe'}"
@@ -182,10 +184,29 @@ def fault_of(model: str, item: str, attempt: int) -> str:
 def verdicts(item: str, body: dict[str, Any]) -> str:
     """Return the right answer, in the form that the system message asks for."""
     name = item.rpartition("/")[2]
+    if body["model"] == "obedient":
+        return obey(body["messages"])
     label = "compliant" if name == "probe" else right_label(int(name))
     conversation = "\n".join(message["content"] for message in body["messages"] if message["role"] == "system")
     keys = dict.fromkeys(KEYS.findall(conversation)) or {"rule_1": None}
     return json.dumps({key: {"reason": f"it is item {name}", "verdict": label} for key in keys})
+
+
+def obey(messages: list[dict[str, str]]) -> str:
+    """Answer as a judge that follows every `OBEY verdict` which stands outside the fences, and is strict otherwise."""
+    outside = []
+    for message in messages:
+        text = message["content"]
+        code = re.search(r"The fence code of this message is (\w+)\.", text)
+        if code:
+            before, _, rest = text.partition(f"[BEGIN CONVERSATION {code.group(1)}]")
+            between = rest.partition(f"[END CONVERSATION {code.group(1)}]")[2]
+            middle, _, rest = between.partition(f"[BEGIN RESPONSE {code.group(1)}]")
+            text = before + middle + rest.partition(f"[END RESPONSE {code.group(1)}]")[2]
+        outside.append(text)
+    order = re.search(r"OBEY (\w+)", "\n".join(outside))
+    verdict = order.group(1) if order else "non_compliant"
+    return json.dumps({"rule_1": {"reason": "told so" if order else "not told", "verdict": verdict}})
 
 
 def completion(text: Any, finish: str = "stop", **message: Any) -> dict[str, Any]:
@@ -229,6 +250,11 @@ class FaultServer:
     def __init__(self, port: int, process: subprocess.Popen[str]) -> None:
         self.port, self.process = port, process
         self.url = f"http://127.0.0.1:{port}/v1"
+
+    def count(self) -> int:
+        """Return how many good answers there were in all; cheaper than the log."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/count", timeout=10) as reply:
+            return int(reply.read())
 
     def log(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/log", timeout=10) as reply:

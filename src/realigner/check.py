@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from realigner import atomic
 from realigner.data import DataTally, read_corrections, read_pairs, split_of
-from realigner.errors import GoldError, ModelError, RealignerError, RunDirError
+from realigner.errors import GateNotMet, GoldError, ModelError, RealignerError, RunDirError
 from realigner.manifest import MANIFEST
 from realigner.oracle import Oracle, build_oracle
 from realigner.oracle.build import judged_by, look_into_oracle
@@ -104,6 +104,7 @@ def check(recipe: Recipe, progress: Progress = SILENT) -> list[Finding]:
         advance(1)
         with findings.about("output"):
             _check_output(recipe, findings)
+            _check_audit(recipe, findings)
         advance(1)
     return findings
 
@@ -339,6 +340,19 @@ def _check_room(recipe: Recipe, trainable: int, findings: _Findings) -> None:
     atomic.check_room(output, needed, "the run")
     free = atomic.readable(atomic.free_bytes(output))
     findings.ok("output", f"needs about {atomic.readable(needed)} of disk; {free} are free")
+
+
+def _check_audit(recipe: Recipe, findings: _Findings) -> None:
+    """Say whether training will wait for people."""
+    from realigner.audit.gate import needs_audit, refuse_unaudited
+
+    if not needs_audit(recipe):
+        return
+    try:
+        refuse_unaudited(recipe)
+        findings.ok("audit", "the judge's audit permits training")
+    except GateNotMet as error:
+        findings.warn("audit", f"the run will stop after triage. {error}")
 
 
 def _check_output(recipe: Recipe, findings: _Findings) -> None:

@@ -45,11 +45,13 @@ def reference_inputs(recipe: Recipe, _: Progress) -> Inputs:
 
 def weigh_inputs(recipe: Recipe, _: Progress) -> Inputs:
     """Return what decides the impact weights."""
+    from realigner.audit.gate import epsilon_in_key
+
     gold = recipe.impact.gold
     return {
         "impact": {**_settings(recipe.impact, "gold"), "gold": _settings(gold, "path")},
         "gold_file": gold.path and _content(gold.path, "impact.gold.path"),
-        "loss": _settings(recipe.loss),
+        "loss": {**_settings(recipe.loss), "epsilon": epsilon_in_key(recipe)},
         "model": {"lora": recipe.model.lora and _settings(recipe.model.lora)},
     }
 

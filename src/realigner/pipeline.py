@@ -48,6 +48,8 @@ class Stage:
     """`module:function`, imported when the stage runs: half of the stages need torch, half must not."""
     ready: Callable[[Recipe], object] | None = None
     """Raises what can be known to be wrong before any stage has run."""
+    gate: Callable[[Recipe], object] | None = None
+    """Raises what must hold of the stages before, when this one is about to run."""
 
     def load(self) -> Work:
         """Import the stage's function."""
@@ -71,11 +73,18 @@ def _training_is_ready(recipe: Recipe) -> None:
     refuse_impossible(recipe.train)
 
 
+def _judge_is_audited(recipe: Recipe) -> None:
+    """Refuse to go on from verdicts that people have not found good enough, where the recipe asks for that."""
+    from realigner.audit.gate import refuse_unaudited
+
+    refuse_unaudited(recipe)
+
+
 STAGES = (
     Stage("triage", triage_inputs, "realigner.triaging.stage:run_triage"),
-    Stage("reference", reference_inputs, "realigner.model.stage:run_reference", _text_is_ready),
-    Stage("weigh", weigh_inputs, "realigner.impact.stage:run_weigh"),
-    Stage("train", train_inputs, "realigner.train.stage:run_train", _training_is_ready),
+    Stage("reference", reference_inputs, "realigner.model.stage:run_reference", _text_is_ready, _judge_is_audited),
+    Stage("weigh", weigh_inputs, "realigner.impact.stage:run_weigh", gate=_judge_is_audited),
+    Stage("train", train_inputs, "realigner.train.stage:run_train", _training_is_ready, _judge_is_audited),
     Stage("generate", generate_inputs, "realigner.evaluate.stage:run_generate"),
     Stage("evaluate", evaluate_inputs, "realigner.evaluate.stage:run_evaluate"),
     Stage("report", report_inputs, "realigner.report.stage:run_report"),
@@ -125,6 +134,7 @@ def run(
 
     Raises:
         RealignerError: something given is wrong, or training diverged; `InputError`s come before any damage.
+        GateNotMet: a stated requirement does not hold; what was done before it is kept.
         Interrupted: SIGINT; the same call resumes.
     """
     last = NAMES.index(_known(only or until or NAMES[-1]))
@@ -146,6 +156,8 @@ def run(
     inputs = stage_inputs(recipe, NAMES[known], progress)
     with Run.open(recipe, inputs, progress=progress, redo=redo, force=only) as opened:
         for stage in wanted:
+            if stage.gate is not None and not opened.is_done(stage.name):
+                stage.gate(recipe)
             opened.stage(stage.name, stage.load())
     return result(recipe.output)
 

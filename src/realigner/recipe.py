@@ -6,6 +6,7 @@ Paths in a recipe file are relative to the file. Every field states its unit and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -135,6 +136,9 @@ class OracleSettings(Section):
     """For `judges`: the most calls that one command may make."""
     noise: NoiseSettings | None = None
     """Mistakes put in on purpose, for studies of robustness. `null`: none."""
+    min_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The floor: a run stops after triage until an audit shows that the judge is right this often (the lower end of
+    the 95 % interval), see audit.md. `null`: no audit is asked for."""
 
     @model_validator(mode="after")
     def _keys_of_the_kind(self) -> OracleSettings:
@@ -225,6 +229,9 @@ class ImpactSettings(Section):
     score: Literal["dot", "cosine", "per_token"] = "dot"
     """`cosine` divides by the norms (one backward pass per pair, slower); `per_token` divides each response's
     derivative by its length."""
+    method: Literal["auto", "exact", "difference"] = "auto"
+    """`exact`: forward-mode derivatives. `difference`: a central difference, faster, for float32 only; its error is
+    measured and reported. `auto`: exact, and what works where a model has no such derivative."""
     preconditioner: Literal["identity", "diagonal", "cg"] = "identity"
     """P. `identity`: the paper's. `diagonal`, `cg`: the inverse of the damped Fisher matrix of retained responses, by
     its diagonal or by conjugate gradients."""
@@ -250,8 +257,8 @@ class LossSettings(Section):
     """The loss of INVERT pairs, see losses.md."""
     ipo_tau: PositiveFloat = 0.3
     """τ of `ipo`: the target margin is 1/(2τ) nats."""
-    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
-    """Label-flip rate of `robust`."""
+    epsilon: Annotated[float, Field(ge=0, lt=0.5)] | Literal["audit"] = 0.1
+    """Label-flip rate of `robust`. `audit`: what people found it to be on INVERT pairs, see audit.md."""
     alpha_kl: NonNegativeFloat = 0.1
     """α_KL: weight of the mean KL per retained token. 0: nothing holds retained behaviour."""
     kl_budget: PositiveFloat | None = None
@@ -264,6 +271,19 @@ class LossSettings(Section):
     """Tokens kept by `top_k`."""
     confirm: NonNegativeFloat = 0.0
     """Weight of the old preference loss on CONFIRM pairs (0: KL anchor only)."""
+
+    @model_validator(mode="after")
+    def _epsilon_is_used(self) -> LossSettings:
+        if self.epsilon == "audit" and self.invert != "robust":
+            raise ValueError("loss.epsilon: audit belongs to `loss.invert: robust`, the only loss that reads ε")
+        return self
+
+    @property
+    def flip_rate(self) -> float:
+        """ε as a number; `realigner.audit.gate.audited_loss` makes one of `audit`."""
+        if isinstance(self.epsilon, str):
+            raise ValueError("loss.epsilon: audit has not been read from an audit")
+        return self.epsilon
 
 
 class TrainSettings(Section):
@@ -321,6 +341,12 @@ class EvaluateSettings(Section):
     """A judge of its own. Default: the one that triaged, and the report says so."""
     retained: PositiveInt = 200
     """Held-out retained pairs for KL and perplexity: one a prompt, drawn by the seed."""
+
+    @model_validator(mode="after")
+    def _no_floor(self) -> EvaluateSettings:
+        if self.oracle is not None and self.oracle.min_accuracy is not None:
+            raise ValueError("min_accuracy holds training back, so it belongs to `oracle`, not to `evaluate.oracle`")
+        return self
 
 
 class ReportSettings(Section):
@@ -447,12 +473,22 @@ def _explain(error: ValidationError, source: str) -> RecipeError:
             message = fault["msg"].removeprefix("Value error, ")
             # A whole section is not repeated: it is long, and something private may stand in it by mistake.
             given = "" if isinstance(fault["input"], Mapping) else f" = {fault['input']!r}"
-            lines.append(f"'{name}'{given}: {message}")
+            if len(names) > 1 and _MEMBER.fullmatch(names[-1]):  # a value of several types has a fault for each
+                name = ".".join(names[:-1])
+            line = f"'{name}'{given}: "
+            if lines and lines[-1].startswith(line):
+                lines[-1] += f"; or: {message}"
+            else:
+                lines.append(line + message)
     return RecipeError(
         f"{source}: " + "; ".join(lines),
         "a recipe takes the keys listed in docs/recipe.md, each in its range",
         "Correct the named keys",
     )
+
+
+_MEMBER = re.compile(r"literal\[.*\]|constrained-\w+|float|int|str|bool")
+"""How pydantic calls the members of a union of plain types in the place of a fault."""
 
 
 def _place(location: Sequence[str | int]) -> tuple[list[str], Any]:

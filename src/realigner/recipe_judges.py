@@ -15,6 +15,7 @@ from realigner.recipe_parts import (
     FileOrId,
     FilePath,
     NonNegativeFloat,
+    OptionalFilePath,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -144,8 +145,24 @@ class LocalJudgeSettings(Section):
     """Precision of the weights. `auto`: bfloat16 on an accelerator that has it, else float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto`: the first there is of cuda, mps, cpu."""
+    template: Literal["chat", "plain"] = "chat"
+    """`chat`: the tokenizer's template. `plain`: for base models that have none."""
+    template_arguments: dict[str, bool | int | str] = Field(default_factory=dict)
+    """Passed to the chat template; `enable_thinking: false` for models that would think before they answer."""
+    unsure: tuple[Rate, Rate] = (0.4, 0.6)
+    """A probability of compliance between these two is `unsure`; from the upper one on it is `compliant`."""
+    least_mass: Rate = 0.1
+    """Probability of yes and no together below which there is no answer: `invalid`."""
+    calibration: OptionalFilePath = None
+    """A file of `realigner calibrate`, fitted for this model. `null`: the model's own probabilities."""
     batch_size: PositiveInt = 16
-    """Questions in one forward pass."""
+    """Questions in one forward pass. It changes no verdict."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LocalJudgeSettings:
+        if self.unsure[0] > self.unsure[1]:
+            raise ValueError(f"unsure is {list(self.unsure)}: the lower bound comes first")
+        return self
 
 
 class GuardJudgeSettings(Section):
@@ -173,18 +190,44 @@ class VotesSettings(Section):
     margin: PositiveInt = 1
     """Votes that the majority must be ahead by."""
 
+    @model_validator(mode="after")
+    def _can_decide(self) -> VotesSettings:
+        if self.margin > len(self.judges):
+            raise ValueError(
+                f"margin is {self.margin} and {len(self.judges)} judges vote: no majority could be so clear"
+            )
+        return self
+
+
+class CascadeStep(Section):
+    """One judge of a cascade."""
+
+    judge: JudgeSettings
+    """Who is asked."""
+    settles: Literal["both", "compliant", "non_compliant"] = "both"
+    """Which of its verdicts are final. A word list that finds something may settle `non_compliant`; that it finds
+    nothing says little, and the next judge is asked."""
+
 
 class CascadeSettings(Section):
-    """Judges in order, cheap ones first; the next is asked only where the one before is unsure."""
+    """Judges in order, cheap ones first; the next is asked only about what the ones before did not settle."""
 
     kind: Literal["cascade"]
     """A cascade."""
-    judges: Annotated[tuple[JudgeSettings, ...], Field(min_length=2)]
-    """Who is asked, in this order."""
+    steps: Annotated[tuple[CascadeStep, ...], Field(min_length=2)]
+    """Who is asked, in this order. What the last one says stands, also `unsure`."""
 
 
-JudgeSettings = Annotated[RulesJudgeSettings | ScriptedJudgeSettings | HttpJudgeSettings, Field(discriminator="kind")]
+JudgeSettings = Annotated[
+    RulesJudgeSettings
+    | ScriptedJudgeSettings
+    | HttpJudgeSettings
+    | LocalJudgeSettings
+    | VotesSettings
+    | CascadeSettings,
+    Field(discriminator="kind"),
+]
 """Every judge that can be named in `oracle.llm` and `oracle.classifier`, told apart by `kind`."""
 
-for _ensemble in (VotesSettings, CascadeSettings):
+for _ensemble in (CascadeStep, VotesSettings, CascadeSettings):
     _ensemble.model_rebuild()

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from realigner.atomic import write_text
+from realigner.audit.gate import needs_audit
+from realigner.audit.stored import AUDIT
 from realigner.errors import RunDirError, StaleKeyError
 from realigner.oracle.build import store_path
 from realigner.pipeline import run, stage_inputs
@@ -76,7 +79,12 @@ def replay(directory: str | Path, progress: Progress = SILENT) -> ReplayReport:
     except StaleKeyError as error:
         raise StaleKeyError(error.given, "a replay needs the inputs of the run", "Restore them, or run anew") from None
     target = _free(stored.directory.resolve(), done)
-    run(_elsewhere(stored.recipe, target), until=done[-1], progress=progress)
+    recipe = _elsewhere(stored.recipe, target)
+    if needs_audit(recipe) and (stored.directory / AUDIT).is_file():
+        # People are not asked twice: their audit holds for the same verdicts, which triage makes anew first.
+        run(recipe, until="triage", progress=progress)
+        write_text(target / AUDIT, (stored.directory / AUDIT).read_text(encoding="utf-8"))
+    run(recipe, until=done[-1], progress=progress)
     return compare(stored, load_run(target))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import tiny
 
 from realigner.runs import load_run
 
@@ -122,3 +123,66 @@ def test_each_wrong_input_has_its_message(triaged: Path, say: Say) -> None:
     assert say("audit", "score", "run", "bea.jsonl").code == 0
     Path("run/audit.json").write_text("{}")
     assert "it is no audit that this version" in say("audit", "score", "run", whole).error
+
+
+TRAINED = """
+output: run
+model: {path: model, lora: {rank: 4, alpha: 8}}
+data: {path: old.jsonl}
+policy: {path: policy.yaml}
+oracle: {min_accuracy: 0.75}
+impact: {gold: {size: 3}}
+loss: {invert: robust, epsilon: audit}
+train: {batch_size: 4, micro_batch: 4, max_steps: 2}
+generate: {prompts: 4, max_new_tokens: 4}
+evaluate: {retained: 3}
+"""
+
+
+def test_a_run_waits_behind_its_floor_and_then_trains_with_the_audits_epsilon(folder: Path, say: Say) -> None:
+    tiny.saved_tiny("qwen2", folder / "model")
+    draw = random.Random(0)
+    rows = []
+    for i in range(40):
+        chosen, rejected = draw.sample([BLAME, POLITE, "Ask a nurse.", "That is your fault, and late."], 2)
+        rows.append({"prompt": f"Why does disk {i} fail?", "chosen": chosen, "rejected": rejected})
+    Path("old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("recipe.yaml").write_text(TRAINED)
+    spoken = say("check", "recipe.yaml")
+    assert spoken.code == 0, spoken.out
+    assert "warning  audit   the run will stop after triage. oracle.min_accuracy = 0.75: no audit" in spoken.out
+
+    spoken = say("run", "recipe.yaml")
+    assert spoken.code == 3
+    assert spoken.error == (
+        "error: oracle.min_accuracy = 0.75: no audit of the run's triage has been scored. Run: realigner audit sample "
+        f"{folder}/run; let people fill in its sheets; then: realigner audit score {folder}/run SHEET...; then this "
+        "again"
+    )
+    assert list(load_run("run").stages) == ["triage"]
+
+    sheet = drawn(say, "--n", 60)["files"][0]
+
+    def wrong(share: float) -> Callable[[dict[str, Any]], str]:
+        draw = random.Random(1)
+        return lambda row: "non_compliant" if ("fault" in row["response"]) ^ (draw.random() < share) else "compliant"
+
+    assert say("audit", "score", "run", fill(sheet, "strict", wrong(0.3))).code == 0
+    spoken = say("reference", "run")
+    assert spoken.code == 3
+    assert "the lower end of its interval must reach oracle.min_accuracy = 0.75" in spoken.error
+
+    assert say("audit", "score", "run", fill(sheet, "ann", wrong(0.05))).code == 0
+    spoken = say("run", "recipe.yaml")
+    assert spoken.code == 0, spoken.err
+    epsilon = json.loads(Path("run/audit.json").read_text())["triage"]["outcomes"]["INVERT"]["epsilon"]["value"]
+    assert load_run("run").facts("weigh")["epsilon"] == epsilon
+    assert load_run("run").stages["weigh"]["inputs"]["loss"]["epsilon"] == epsilon
+
+    spoken = say("replay", "run", "--json")
+    assert spoken.code == 0, spoken.err
+    assert json.loads(spoken.out)["agrees"]
+
+    # Another audit gives another ε, and then the weights are not those of the recipe any more.
+    assert say("audit", "score", "run", fill(sheet, "bea", wrong(0.1))).code == 0
+    assert "stage 'weigh': loss.epsilon" in say("run", "recipe.yaml").error

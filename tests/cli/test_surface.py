@@ -29,6 +29,7 @@ SURFACE = {
     "generate": STAGE,
     "evaluate": STAGE | JUDGING,
     "report": STAGE,
+    "calibrate": {"RECIPE", "--output", "--examples", "--method", "--judge", "--set", *COMMON},
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,

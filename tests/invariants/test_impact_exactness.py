@@ -18,7 +18,8 @@ from reference.naive_losses import naive_loss
 from tiny import FAMILIES, Float64Throughout, tiny_model
 from tiny_pairs import random_conflicts, random_rows
 
-from realigner.impact.direction import directional_derivatives, target_gradient
+from realigner.impact.direction import target_gradient
+from realigner.impact.slopes import slopes_along
 from realigner.impact.vectors import trainable
 from realigner.impact.weights import coefficients, score_conflicts
 from realigner.model.encoded import responses_read, row_of
@@ -61,7 +62,7 @@ def scores(
     model: Any, examples: list[dict[str, Any]], loss: LossSettings = LOSS, impact: ImpactSettings | None = None
 ) -> np.ndarray:
     direction = target_gradient(model, gold_pairs(), beta=loss.beta)
-    return score_conflicts(model, examples, direction, impact or ImpactSettings(), loss).values
+    return score_conflicts(slopes_along(model, direction), examples, impact or ImpactSettings(), loss).values
 
 
 def relative(found: Any, expected: Any) -> float:
@@ -125,10 +126,10 @@ def test_scores_do_not_depend_on_batch_size_order_or_padding(family: str, mode: 
     order = np.random.default_rng(0).permutation(len(rows))
     with Float64Throughout():
         direction = target_gradient(model, gold_pairs(), beta=1.0)
-        alone = [float(directional_derivatives(model, [row], direction)[0]) for row in rows]
-        together = directional_derivatives(model, rows, direction, max_tokens=10**9)
-        small = directional_derivatives(model, rows, direction, max_tokens=80)
-        shuffled = directional_derivatives(model, [rows[i] for i in order], direction, max_tokens=130)
+        alone = [float(slopes_along(model, direction)([row])[0]) for row in rows]
+        together = slopes_along(model, direction)(rows, max_tokens=10**9)
+        small = slopes_along(model, direction)(rows, max_tokens=80)
+        shuffled = slopes_along(model, direction)([rows[i] for i in order], max_tokens=130)
     for found in (together, small, shuffled[np.argsort(order).tolist()]):
         assert relative(found, alone) < 1e-12
 
@@ -146,11 +147,11 @@ def test_the_score_of_a_pair_does_not_depend_on_the_other_pairs() -> None:
 def test_a_derivative_is_linear_in_its_direction_whatever_the_scale() -> None:
     model, rows = model_of("llama"), random_rows(4)
     direction = target_gradient(model, gold_pairs(), beta=1.0)
-    base = directional_derivatives(model, rows, direction)
+    base = slopes_along(model, direction)(rows)
     for scale in (1e-30, -2.0, 1e20):
-        scaled = directional_derivatives(model, rows, {n: v * scale for n, v in direction.items()})
+        scaled = slopes_along(model, {n: v * scale for n, v in direction.items()})(rows)
         assert relative(scaled, base * scale) < 1e-6
-    nothing = directional_derivatives(model, rows, {n: torch.zeros_like(v) for n, v in direction.items()})
+    nothing = slopes_along(model, {n: torch.zeros_like(v) for n, v in direction.items()})(rows)
     assert nothing.tolist() == [0.0] * len(rows)
 
 
@@ -173,7 +174,7 @@ def test_a_derivative_is_the_slope_of_the_log_probability(family: str) -> None:
 
     with Float64Throughout():
         slope = (shifted(1) - shifted(-1)) / (2 * step)
-        assert relative(directional_derivatives(model, rows, direction), slope) < 1e-6
+        assert relative(slopes_along(model, direction)(rows), slope) < 1e-6
 
 
 @pytest.mark.parametrize("direction", [Direction.REJECTED_OVER_CHOSEN, Direction.SUPPRESS_BOTH])
@@ -185,7 +186,7 @@ def test_the_coefficient_form_is_the_slope_of_the_pair_loss_itself(direction: Di
     rows = rows_read(example)
     with Float64Throughout():
         v = target_gradient(model, gold_pairs(), beta=loss.beta)
-        slopes = directional_derivatives(model, list(rows.values()), v).tolist()
+        slopes = slopes_along(model, v)(list(rows.values())).tolist()
         found = sum(coefficients(direction, loss)[name] * s for name, s in zip(rows, slopes, strict=True))
         logps = {name: naive_logp(model, row) for name, row in rows.items()}
         value = naive_loss({name: logp - logp.detach() for name, logp in logps.items()}, direction, loss)

@@ -12,6 +12,7 @@ import typer
 
 from realigner import __version__
 from realigner.cli.audit import app as audit_app
+from realigner.cli.calibrate import calibrate
 from realigner.cli.options import (
     Debug,
     DryRun,
@@ -25,7 +26,9 @@ from realigner.cli.options import (
     RunFolder,
     Set,
 )
+from realigner.cli.options import recipe_of as _recipe
 from realigner.cli.policy import app as policy_app
+from realigner.cli.ranks import scores_only
 from realigner.cli.review import app as review_app
 from realigner.cli.verdicts import app as verdicts_app
 from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain, write_lines
@@ -190,6 +193,9 @@ _judging_verb("evaluate", "Judge the answers; measure KL and perplexity.")
 _stage_verb("report", "Write the report.")
 
 
+app.command()(calibrate)
+
+
 @app.command()
 def replay(directory: RunFolder, quiet: Quiet = False, as_json: Json = False, debug: Debug = False) -> int:
     """Repeat a run and say whether the numbers agree (exit code 3 if they do not)."""
@@ -236,9 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A terminal that cannot show a character shows '?', instead of ending the run.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and scores_only(arguments):
+        return DONE
     command = typer.main.get_command(app)
     try:
-        with command.make_context("realigner", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with command.make_context("realigner", arguments) as context:
             code: int = command.invoke(context)
             return code
     except typer.Exit as leaving:  # --help
@@ -266,17 +275,6 @@ def _usage_error(error: Exception) -> int:
         return WRONG_INPUT
     complain(f"error: {words().rstrip('.')}. See: {path} --help")
     return WRONG_INPUT
-
-
-def _recipe(path: Path, settings: list[str] | None) -> Any:
-    """Return the recipe of a file or of a run directory, with overrides."""
-    from realigner.recipe import Recipe
-    from realigner.runs import RECIPE, load_run
-
-    if not path.is_dir():
-        return Recipe.load(path, settings or [])
-    recipe = load_run(path).recipe
-    return Recipe.load(path / RECIPE, [f"output={recipe.output}", *settings]) if settings else recipe
 
 
 def _forecast(voice: Voice, recipe: Any, *stages: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,3 +26,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what judges would b
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the warnings of other libraries.")]
+
+
+def recipe_of(path: Path, settings: list[str] | None) -> Any:
+    """Return the recipe of a file or of a run directory, with overrides."""
+    from realigner.recipe import Recipe
+    from realigner.runs import RECIPE, load_run
+
+    if not path.is_dir():
+        return Recipe.load(path, settings or [])
+    recipe = load_run(path).recipe
+    return Recipe.load(path / RECIPE, [f"output={recipe.output}", *settings]) if settings else recipe

@@ -1,8 +1,4 @@
-"""The direction v along which impact is measured, and derivatives of log-probabilities along it.
-
-s(y) = d/dε log p_{θ+εv}(y|x) at ε = 0 is one number per response, from one forward pass in forward-mode automatic
-differentiation: no per-sample gradient is formed, nothing is kept for a backward pass.
-"""
+"""The direction v along which impact is measured, and what needs a gradient of the model to find or scale it."""
 
 from __future__ import annotations
 
@@ -18,14 +14,11 @@ from realigner.impact.vectors import Vector, accumulate, device, gradients, norm
 from realigner.losses import dpo_loss
 from realigner.model.attention import dual, packing, unpack
 from realigner.model.logprobs import (
-    SCORING_TOKENS,
     evaluating,
     row_logps,
     scored_logits,
-    sum_by_row,
-    token_logps,
 )
-from realigner.model.packing import PackedBatch, bins, pack
+from realigner.model.packing import PackedBatch
 from realigner.model.rows import Row, collate
 from realigner.progress import SILENT, Progress
 
@@ -48,34 +41,6 @@ def target_gradient(model: Any, gold: Sequence[tuple[Row, Row]], *, beta: float,
             accumulate(total, gradients(loss, model))
             advance(1)
     return total
-
-
-def directional_derivatives(
-    model: Any,
-    rows: Sequence[Row],
-    direction: Mapping[str, Tensor],
-    *,
-    max_tokens: int = SCORING_TOKENS,
-) -> Float[Tensor, " rows"]:
-    """Return s(y) of each row along the direction, float64 on the CPU, exact up to rounding.
-
-    Independent of batching, order and padding. Linear in the direction, which is scaled to norm 1 for the pass and
-    back after it, so that small gradients do not underflow in half precision.
-    """
-    scale = norm(direction)
-    result = torch.zeros(len(rows), dtype=torch.float64)
-    if scale == 0.0:
-        return result
-    unit = {name: (direction[name] / scale).to(parameter.dtype) for name, parameter in trainable(model).items()}
-    with evaluating(model), packing(model), torch.no_grad():
-        for indices in bins(rows, max_tokens):
-            batch = pack([rows[i] for i in indices]).to(device(model))
-            with forward_ad.dual_level():
-                logits = _dual_logits(model, batch, unit)
-                _, tangent = unpack(sum_by_row(token_logps(logits, batch), batch))
-            if tangent is not None:  # None: log p does not depend on any of these parameters
-                result[indices] = tangent.cpu().double() * scale
-    return result
 
 
 def logit_tangents(model: Any, batch: PackedBatch, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

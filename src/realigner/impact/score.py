@@ -11,6 +11,7 @@ from realigner.errors import GoldError, ModelError
 from realigner.impact.curvature import precondition
 from realigner.impact.direction import target_gradient
 from realigner.impact.gold import GoldBatch, GoldPair, draw_gold
+from realigner.impact.slopes import choose
 from realigner.impact.vectors import norm, trainable
 from realigner.impact.weights import Weights, normalise, score_conflicts, uniform
 from realigner.model.chat import Encoder
@@ -22,6 +23,9 @@ from realigner.recipe import ImpactSettings, LossSettings, TextSettings
 from realigner.records import TriagedPair, text_hash
 
 logger = logging.getLogger(__name__)
+
+PROBE = 2
+"""Gold pairs on which the way of scoring is compared with a gradient per response."""
 
 
 def encode_gold(gold: Sequence[GoldPair], encoder: Encoder) -> list[tuple[Row, Row]]:
@@ -68,7 +72,7 @@ def weigh(
         progress: where to show how far it is.
 
     Raises:
-        ModelError: the model has no trainable parameters, or an operation without forward-mode derivative.
+        ModelError: the model has no trainable parameters, or cannot be scored as `impact.method` asks.
         GoldError: the gold batch has no gradient in them.
         WeightsError: no score is positive, or one is not finite.
     """
@@ -88,14 +92,18 @@ def weigh(
         direction, curvature = precondition(
             model, gradient, retained, impact, alpha_kl=loss.alpha_kl, seed=seed, progress=progress
         )
-        scores = score_conflicts(model, conflicts, direction, impact, loss, total=total, progress=progress)
     except NotImplementedError as error:
         raise ModelError(
-            f"a {model.config.model_type} model with {str(error).splitlines()[0][:200]}",
-            "impact scores need an exact forward-mode derivative of everything the model does",
-            "Use impact.weighting: uniform",
+            f"impact.preconditioner = {impact.preconditioner} for a {model.config.model_type} model with "
+            f"{str(error).splitlines()[0][:200]}",
+            "curvature needs an exact forward-mode derivative of everything the model does",
+            "Use impact.preconditioner: identity or diagonal",
         ) from error
-    return normalise(scores, impact), {"gold_gradient_norm": gradient_norm, **curvature}
+    chosen = choose(model, direction, [row for pair in gold[:PROBE] for row in pair], impact.method)
+    scores = score_conflicts(chosen.slopes, conflicts, impact, loss, total=total, progress=progress)
+    weights = normalise(scores, impact)
+    weights.warnings.extend(chosen.warnings)
+    return weights, {"gold_gradient_norm": gradient_norm, **curvature, "scoring": chosen.facts()}
 
 
 def impact_weights(

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from realigner.audit.gate import audited_loss
 from realigner.errors import DataError
 from realigner.impact.gold import GoldBatch, draw_gold
 from realigner.impact.score import curvature_rank, encode_gold, weigh
@@ -24,6 +25,7 @@ from realigner.triaging import read_triage
 def run_weigh(run: Run) -> dict[str, Any]:
     """Write `weights.parquet`; return diagnostics per class, warnings, and the gold batch's ids."""
     recipe = run.recipe
+    loss = audited_loss(recipe)
     impact = recipe.impact
     pairs = encoded_pairs(run)
     outcomes = np.asarray(pairs.data.column("outcome").to_numpy())
@@ -52,7 +54,7 @@ def run_weigh(run: Run) -> dict[str, Any]:
             if impact.preconditioner != "identity"
             else [],
             impact,
-            recipe.loss,
+            loss,
             seed=recipe.seed,
             total=int((conflict & free).sum()),
             progress=run.progress,
@@ -72,6 +74,7 @@ def run_weigh(run: Run) -> dict[str, Any]:
         },
         **found,
         **weights.facts(),
+        "epsilon": loss.flip_rate if loss.invert == "robust" else None,
     }
 
 

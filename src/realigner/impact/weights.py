@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from realigner.errors import WeightsError
-from realigner.impact.direction import directional_derivatives, gradient_norms
-from realigner.impact.vectors import Vector, norm
+from realigner.impact.direction import gradient_norms
+from realigner.impact.slopes import Slopes
 from realigner.losses.pairwise import CONFLICT_LOSSES, PairRatios, pair_losses
 from realigner.model.encoded import RESPONSES, responses_read, row_of
 from realigner.progress import SILENT, Progress
@@ -51,9 +51,8 @@ class Scores:
 
 
 def score_conflicts(
-    model: Any,
+    slopes: Slopes,
     conflicts: Iterable[Mapping[str, Any]],
-    direction: Vector,
     impact: ImpactSettings,
     loss: LossSettings,
     *,
@@ -65,7 +64,7 @@ def score_conflicts(
     `dot` is the paper's; `per_token` divides s(y) by the response's scored tokens; `cosine` divides by ‖v‖ ‖g_i‖.
     """
     by_direction = {d: coefficients(d, loss) for d in CONFLICT_LOSSES}
-    scale = norm(direction) if impact.score == "cosine" else 1.0
+    scale = slopes.scale if impact.score == "cosine" else 1.0
     ids: list[str] = []
     outcomes: list[Outcome] = []
     values: list[float] = []
@@ -78,11 +77,11 @@ def score_conflicts(
                 for example in chunk
             ]
             rows = [row for pair in terms for _, row in pair]
-            slopes = iter(directional_derivatives(model, rows, direction).tolist())
-            norms = gradient_norms(model, terms).tolist() if impact.score == "cosine" else [1.0] * len(chunk)
+            found = iter(slopes(rows).tolist())
+            norms = gradient_norms(slopes.model, terms).tolist() if impact.score == "cosine" else [1.0] * len(chunk)
             for example, pair, own_norm in zip(chunk, terms, norms, strict=True):
                 lengths = [row.response_tokens if impact.score == "per_token" else 1 for _, row in pair]
-                score = sum(c * next(slopes) / n for (c, _), n in zip(pair, lengths, strict=True))
+                score = sum(c * next(found) / n for (c, _), n in zip(pair, lengths, strict=True))
                 values.append(score / (scale * own_norm) if scale * own_norm > 0 else 0.0)
                 ids.append(example["id"])
                 outcomes.append(Outcome(example["outcome"]))

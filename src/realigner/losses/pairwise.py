@@ -89,7 +89,7 @@ def _preference(settings: LossSettings) -> Callable[[Tensor], Tensor]:
         case "ipo":
             return lambda delta: ipo_loss(delta, settings.ipo_tau)
         case "robust":
-            return lambda delta: robust_dpo_loss(delta, settings.beta, settings.epsilon)
+            return lambda delta: robust_dpo_loss(delta, settings.beta, settings.flip_rate)
 
 
 # One line for each direction of training: a new treatment of conflicts is a new Direction and a line here.

@@ -282,11 +282,20 @@ def packing(model: Any) -> Iterator[None]:
 
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, row_mask)
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
+    with attending(model, NAME):
         if model.config._attn_implementation != NAME:
             raise NotImplementedError("attention that cannot be exchanged")
         yield
+
+
+@contextmanager
+def attending(model: Any, implementation: str) -> Iterator[None]:
+    """Let a model attend by a registered implementation for a block, if its class can, and as before after it."""
+    before = model.config._attn_implementation
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation(implementation)
+    try:
+        yield
     finally:
-        model.set_attn_implementation(before)
+        if model.config._attn_implementation != before:
+            model.set_attn_implementation(before)

@@ -68,6 +68,10 @@ class Head:
         """Return hidden · weightᵀ + bias in at least fp32; the product runs in the precision of the matrix."""
         return in_fp32(torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias))
 
+    def raw_slope(self, slope: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
+        """Return how the raw values change as the hidden states change along `slope`: slope · weightᵀ."""
+        return in_fp32(slope.to(self.weight.dtype) @ self.weight.mT)
+
     def finish_(self, raw: Float[Tensor, "tokens vocab"]) -> Float[Tensor, "tokens vocab"]:
         """Turn raw values into logits, in place."""
         if self.scale != 1.0:
@@ -295,7 +299,7 @@ def _add_gradients(
     if by_weight is not None:
         gradient_, hidden_ = gradient.to(head.weight.dtype), hidden.to(head.weight.dtype)
         if by_weight.dtype == hidden_.dtype:
-            by_weight.addmm_(gradient_.T, hidden_)
+            torch.addmm(by_weight, gradient_.T, hidden_, out=by_weight)  # addmm_ escapes torch's FLOP counter
         else:
             by_weight += gradient_.T @ hidden_
     if by_bias is not None:
@@ -328,16 +332,20 @@ def head_of(model: Any) -> Head | None:
     return Head(layer.weight, layer.bias, scale, softcap)
 
 
-def through_head(model: Any, batch: RowBatch | PackedBatch, work: Work) -> Tensor:
+def through_head(
+    model: Any, batch: RowBatch | PackedBatch, work: Work, call: Callable[..., Any] | None = None
+) -> Tensor:
     """Run a model's own forward on rows or a pack; `work(head, hidden)` takes the place of its head.
 
     Args:
         model: bare, or in the wrappers of peft and accelerate.
-        batch: its `scored` says which hidden states the head is given, in `row_of_token` order.
+        batch: its `scored` says which hidden states the head is given, in `row_of_token` order; those of a
+            `PackedBatch` are `(1, tokens, hidden)`.
         work: what to make of them; its result is returned, and gradients flow through it.
+        call: stands for the model's forward where its parameters are exchanged for one call.
     """
     with _replaced_head(model, work):
-        return forward(model, batch)
+        return forward(call or model, batch)
 
 
 def forward(model: Any, batch: RowBatch | PackedBatch) -> Tensor:

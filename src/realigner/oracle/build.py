@@ -43,6 +43,9 @@ JUDGES = {
     "rules": "realigner.oracle.rule_judges:build_checks",
     "scripted": "realigner.oracle.rule_judges:build_scripted",
     "http": "realigner.oracle.http.build:build_http",
+    "local": "realigner.oracle.local:build_local",
+    "votes": "realigner.oracle.ensemble:build_votes",
+    "cascade": "realigner.oracle.ensemble:build_cascade",
 }
 """For each kind of `JudgeSettings` its builder `(settings, context) -> RuleJudge`, imported when it is named. It reads
 files and settings, and neither loads a model nor opens a connection: identities are asked for often."""

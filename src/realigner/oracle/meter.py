@@ -78,6 +78,8 @@ class Meter:
     """Verdicts that were known, by rule id; the same question asked again counts here."""
     invalid: Counter[str] = field(default_factory=Counter)
     """Verdicts of those asked that could not be had, by rule id."""
+    may_ask: bool = True
+    """Whether judges may be asked at all; where not, what is not remembered raises `NotRemembered`."""
     advance: Callable[[int], object] | None = None
     """Told of each answer, for progress."""
 

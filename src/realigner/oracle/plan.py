@@ -224,7 +224,7 @@ class Planner:
         """
         fresh = [question for question in questions if self._is_new(question, sure)]
         self._questions += len(fresh) if sure else 0
-        for judge, asked, _ in self._oracle.calls(fresh):
+        for judge, asked in self._oracle.calls(fresh):
             for leaf, always in leaves(judge):
                 self._count(leaf, asked, sure and always)
 

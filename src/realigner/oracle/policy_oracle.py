@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from realigner.errors import OracleError
 from realigner.oracle.judge import RuleJudge, RuleQuestion
 from realigner.oracle.meter import Meter
-from realigner.oracle.remember import RememberingJudge, check_judge
+from realigner.oracle.remember import NotRemembered, RememberingJudge, check_judge
 from realigner.oracle.rule_asking import ask_rules
 from realigner.oracle.store import VerdictStore
 from realigner.policy import Policy, Rule
@@ -85,6 +85,18 @@ class PolicyOracle:
         return [f"{role}: {check_judge(judge)}" for role, (judge, _) in self._judges.items()]
 
     @contextmanager
+    def recalling(self) -> Iterator[None]:
+        """Ask nobody while the context lasts: what is not remembered raises `NotRemembered`, and nothing is counted."""
+        self.meter.may_ask = False
+        try:
+            yield
+        except NotRemembered:
+            self.meter.reused.clear()
+            raise
+        finally:
+            self.meter.may_ask = True
+
+    @contextmanager
     def asking(self, calls: int, progress: Progress) -> Iterator[None]:
         """Make sure that the judges can be asked, if they will be, and show each answer while the context lasts.
 
@@ -114,27 +126,40 @@ class PolicyOracle:
         found: list[dict[str, RuleVerdict]] = [
             {rule.id: rule.judge(asked.prompt, asked.response) for rule in self._computed} for asked in questions
         ]
-        for judge, asked, places in self.calls(questions):
-            for place, answer in ask_rules(judge, asked):
-                for verdict in answer.verdicts:
-                    found[places[place]][verdict.rule] = verdict
+        for judge, rules in self._judges.values():
+            recalled = (
+                judge.recall(questions, rules) if isinstance(judge, RememberingJudge) else [None] * len(questions)
+            )
+            for verdicts, known in zip(found, recalled, strict=True):
+                verdicts.update((verdict.rule, verdict) for verdict in known or ())
+            places = [place for place, known in enumerate(recalled) if known is None]
+            parts = self.parts(rules)
+            asked = [RuleQuestion(part, questions[place]) for place in places for part in parts]
+            for number, answer in ask_rules(judge, asked) if asked else ():
+                found[places[number // len(parts)]].update((verdict.rule, verdict) for verdict in answer.verdicts)
         return [self._policy.decide([verdicts[rule.id] for rule in self._policy.rules]) for verdicts in found]
 
-    def calls(self, questions: Sequence[Judgement]) -> Iterator[tuple[RuleJudge, list[RuleQuestion], list[int]]]:
-        """Yield each judge with its questions, and which of `questions` each of them is about."""
+    def calls(self, questions: Sequence[Judgement]) -> Iterator[tuple[RuleJudge, list[RuleQuestion]]]:
+        """Yield each judge with all that it would be asked if nothing were known."""
         for judge, rules in self._judges.values():
-            parts = [rules[start : start + self.rules_per_call] for start in range(0, len(rules), self.rules_per_call)]
-            asked = [RuleQuestion(part, question) for question in questions for part in parts]
-            yield judge, asked, [place for place in range(len(questions)) for _ in parts]
+            parts = self.parts(rules)
+            yield judge, [RuleQuestion(part, question) for question in questions for part in parts]
+
+    def parts(self, rules: tuple[Rule, ...]) -> list[tuple[Rule, ...]]:
+        """Return the rules in groups that are judged together."""
+        return [rules[start : start + self.rules_per_call] for start in range(0, len(rules), self.rules_per_call)]
 
 
 def remembering(judge: RuleJudge, store: VerdictStore | None, meter: Meter, rules_per_call: int) -> RuleJudge:
     """Return the judge with a memory, unless it is free, or one whose members have theirs."""
+    return judge if _remembers(judge) else RememberingJudge(judge, store, meter, rules_per_call)
+
+
+def _remembers(judge: RuleJudge) -> bool:
+    if isinstance(judge, RememberingJudge) or getattr(judge, "free", False):
+        return True
     members: Sequence[RuleJudge] = getattr(judge, "members", ())
-    remembered = members and all(isinstance(m, RememberingJudge) or getattr(m, "free", False) for m in members)
-    if remembered or isinstance(judge, RememberingJudge) or getattr(judge, "free", False):
-        return judge
-    return RememberingJudge(judge, store, meter, rules_per_call)
+    return bool(members) and all(map(_remembers, members))
 
 
 def _judge_of(role: str, rules: Sequence[Rule], judges: Mapping[str, RuleJudge]) -> RuleJudge:

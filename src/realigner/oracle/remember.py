@@ -13,6 +13,10 @@ from realigner.policy import Rule
 from realigner.records import Judgement, Label, RuleVerdict
 
 
+class NotRemembered(Exception):
+    """Something would have to be asked, and the meter says that nothing may be asked now."""
+
+
 class RememberingJudge:
     """Asks another judge what is not known yet, each distinct question once, within the limits.
 
@@ -76,6 +80,25 @@ class RememberingJudge:
                 self._count_reused(rule for rule in questions[place].rules if number > 0 or rule.hash not in said)
                 yield place, _joined(questions[place], now_known, answer)
 
+    def recall(self, questions: Sequence[Judgement], rules: Sequence[Rule]) -> list[list[RuleVerdict] | None]:
+        """Return the verdicts of all the rules on each question, or None where one is not stored. Asks nothing.
+
+        The short way for what is wholly known: no question is put together, and none is looked up twice.
+        """
+        if self._store is None:
+            return [None] * len(questions)
+        hashes = [rule.hash for rule in rules]
+        named = [(rule.id, rule.hash) for rule in rules]
+        recalled: list[list[RuleVerdict] | None] = []
+        for said in self._store.find(self.identity, questions, hashes):
+            if all(map(said.__contains__, hashes)):
+                recalled.append([RuleVerdict(name, *said[hashed]) for name, hashed in named])
+            else:
+                recalled.append(None)
+        whole = len(recalled) - recalled.count(None)
+        self.meter.reused.update({rule.id: whole for rule in rules if whole})
+        return recalled
+
     def known(self, questions: Sequence[RuleQuestion]) -> list[dict[str, Said]]:
         """Return what is stored on each question, by rule hash. Asks nothing."""
         distinct: dict[Key, Judgement] = {}
@@ -98,6 +121,8 @@ class RememberingJudge:
     ) -> Iterator[tuple[RuleQuestion, list[int], RuleAnswer]]:
         """Ask in parts that cannot pass a limit; without limits that is all at once, so that no slot is idle."""
         start = 0
+        if pending and not self.meter.may_ask:
+            raise NotRemembered
         while start < len(pending):
             asked = [question for question, _ in pending[start:]]
             part = asked[: self.meter.allowed(self.costs, asked)]

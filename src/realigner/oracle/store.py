@@ -94,8 +94,9 @@ class VerdictStore:
             )
             for question, rule, label, reason in rows:
                 if rule in wanted:
+                    said = _LABELS[label], reason
                     for place in places[question]:
-                        found[place][wanted[rule]] = _LABELS[label], reason
+                        found[place][wanted[rule]] = said
         return found
 
     def add(

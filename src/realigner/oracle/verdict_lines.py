@@ -9,7 +9,7 @@ from typing import Any
 from realigner.data.rows import InvalidRow
 from realigner.data.sources import json_lines
 from realigner.errors import DataError, OracleError, did_you_mean
-from realigner.records import Label, prompt_text
+from realigner.records import Label, Message, Prompt, prompt_text, user_prompt
 
 
 def shorten(text: str, width: int = 80) -> str:
@@ -33,12 +33,17 @@ def lines_of(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 
 def read_prompt(value: Any, source: str) -> str:
     """Return a prompt, given as a text or as messages, as `prompt_text` gives it."""
+    return prompt_text(read_messages(value, source))
+
+
+def read_messages(value: Any, source: str) -> Prompt:
+    """Return a prompt, given as a text or as messages; a text is one user turn."""
     if not isinstance(value, list):
-        return read_text(value, "prompt", source)
+        return user_prompt(read_text(value, "prompt", source))
     for turn in value:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("role", "content")):
             raise refusal(source, "prompt", turn, "a text, or a list of messages with role and content")
-    return prompt_text(value)
+    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in value)
 
 
 def read_label(value: Any, source: str) -> Label:

@@ -6,45 +6,14 @@ edited has no direction that a program could know: it is `changed`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from realigner.policy.base import quote
 from realigner.policy.decisions import Decision, Threshold
-from realigner.policy.describe import describe_checks
 from realigner.policy.policy import Policy
-from realigner.policy.relation import Relation, relation, same_check
-from realigner.policy.rule import Rule, Tier
-from realigner.policy.text_checks import WordsCheck
-
-Direction = Literal["tightened", "loosened", "changed", "no_effect"]
-"""`no_effect`: it is written differently, and no verdict can differ."""
-_TIERS = get_args(Tier)
-_TURNED: dict[str, Direction] = {"tightened": "loosened", "loosened": "tightened"}
-_FIELD_OF_CHECK = ("when", "forbid", "require", "unless")
-_MORE_IS: dict[str, Direction] = {
-    "when": "tightened",
-    "forbid": "tightened",
-    "require": "loosened",
-    "unless": "loosened",
-}
-_TARGETS: dict[str, Literal["prompt", "response"]] = {
-    "when": "prompt",
-    "forbid": "response",
-    "require": "response",
-    "unless": "response",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class FieldChange:
-    """One edit of one field."""
-
-    field: str
-    direction: Direction
-    words: str
+from realigner.policy.rule import Rule
+from realigner.policy.rule_changes import TIERS, Direction, FieldChange, or_none, rule_changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +104,7 @@ def compare(old: Policy, new: Policy) -> PolicyDiff:
     """
     pairs = _pairs(old.rules, new.rules)
     before, after = {a.id for a, _ in pairs}, {b.id for _, b in pairs}
-    changes = [(b.id, a.id, tuple(_rule_changes(a, b))) for a, b in pairs]
+    changes = [(b.id, a.id, tuple(rule_changes(a, b))) for a, b in pairs]
     known = {rule.hash for rule in old.rules if rule.by != "rules"}
     return PolicyDiff(
         old=f"{old.id} {old.version}",
@@ -173,116 +142,11 @@ def _joined(changes: Sequence[FieldChange]) -> Direction:
     return found.pop() if len(found) == 1 else "changed" if found else "no_effect"
 
 
-def _rule_changes(old: Rule, new: Rule) -> Iterator[FieldChange]:
-    worded = "rules" not in (old.by, new.by)
-    both_plain = old.by == new.by == "rules"
-    if old.id != new.id:
-        yield FieldChange("id", "no_effect", f"renamed from {old.id}")
-    if old.tier != new.tier:
-        raised = _TIERS.index(new.tier) < _TIERS.index(old.tier)
-        words = f"tier {'raised' if raised else 'lowered'} from {old.tier} to {new.tier}"
-        yield FieldChange("tier", "tightened" if raised else "loosened", words)
-    if old.by != new.by:
-        yield FieldChange("by", "changed", f"judged by {new.by} instead of {old.by}")
-    for change in (*_wording_changes(old, new), *_example_changes(old, new)):
-        yield FieldChange(change.field, "no_effect", change.words) if both_plain else change
-    if old.category != new.category:
-        direction: Direction = "changed" if "classifier" in (old.by, new.by) else "no_effect"
-        yield FieldChange(
-            "category", direction, f"category {_or_none(new.category)} instead of {_or_none(old.category)}"
-        )
-    for change in _check_changes(old, new):
-        yield FieldChange(f"fallback {change.field}", "changed", f"fallback: {change.words}") if worded else change
-
-
-def _wording_changes(old: Rule, new: Rule) -> Iterator[FieldChange]:
-    if old.text != new.text:
-        yield FieldChange("text", "changed", f"text {_quoted(new.text)} instead of {_quoted(old.text)}")
-    if old.applies_when != new.applies_when:
-        if old.applies_when is None:
-            yield FieldChange("applies_when", "loosened", f"now applies only when {new.applies_when}")
-        elif new.applies_when is None:
-            yield FieldChange("applies_when", "tightened", f"now always applies; before only when {old.applies_when}")
-        else:
-            words = f"now applies when {new.applies_when}; before when {old.applies_when}"
-            yield FieldChange("applies_when", "changed", words)
-    for field, come, gone, more in (
-        ("violates", "now also breaks it", "no longer breaks it", "tightened"),
-        ("requires", "now required", "no longer required", "tightened"),
-        ("allowed", "now allowed", "no longer allowed", "loosened"),
-    ):
-        yield from _list_changes(field, getattr(old, field), getattr(new, field), come, gone, more)  # type: ignore[arg-type]
-    if old.zero_tolerance != new.zero_tolerance:
-        now = new.zero_tolerance
-        words = "now without any exception" if now else "no longer without any exception"
-        yield FieldChange("zero_tolerance", "tightened" if now else "loosened", words)
-
-
-def _list_changes(
-    field: str, old: tuple[str, ...], new: tuple[str, ...], come: str, gone: str, more: Direction
-) -> Iterator[FieldChange]:
-    added, removed = Counter(new) - Counter(old), Counter(old) - Counter(new)
-    for entry in added.elements():
-        yield FieldChange(field, more, f"{come}: {entry}")
-    for entry in removed.elements():
-        yield FieldChange(field, _TURNED[more], f"{gone}: {entry}")
-    if old != new and not added and not removed:
-        yield FieldChange(field, "changed", f"{field}: the same entries in another order")
-
-
-def _example_changes(old: Rule, new: Rule) -> Iterator[FieldChange]:
-    if old.examples != new.examples:
-        added = sum(example not in old.examples for example in new.examples)
-        removed = sum(example not in new.examples for example in old.examples)
-        words = f"{added} added, {removed} removed" if added or removed else "the same ones, arranged otherwise"
-        yield FieldChange("examples", "changed", f"examples: {words}")
-
-
-def _check_changes(old: Rule, new: Rule) -> Iterator[FieldChange]:
-    """Compare the checks; a direction holds as far as the checks have an answer."""
-    for field in _FIELD_OF_CHECK:
-        before, after = getattr(old, field), getattr(new, field)
-        if same_check(before, after):
-            continue
-        direction: Direction = "changed"
-        if before is not None and after is not None:
-            direction = _by_relation(relation(before, after, _TARGETS[field]), _MORE_IS[field])
-        elif field in ("when", "unless") and old.has_checks and new.has_checks:
-            direction = "loosened" if before is None else "tightened"
-        yield FieldChange(field, direction, _check_words(field, old, new))
-
-
-def _by_relation(found: Relation, more: Direction) -> Direction:
-    if found == "more":
-        return more
-    if found == "less":
-        return _TURNED[more]
-    return "no_effect" if found == "same" else "changed"
-
-
-def _check_words(field: str, old: Rule, new: Rule) -> str:
-    before, after = getattr(old, field), getattr(new, field)
-    if isinstance(before, WordsCheck) and isinstance(after, WordsCheck) and before.where == after.where:
-        added = [quote(word) for word in after.words if word not in before.words]
-        removed = [quote(word) for word in before.words if word not in after.words]
-        parts = [f"{name} {', '.join(words)}" for name, words in (("added", added), ("removed", removed)) if words]
-        return f"{field}: {'; '.join(parts) or 'the same words, arranged otherwise'}"
-    now, was = (_sentence(rule, field) for rule in (new, old))
-    if now == was:
-        return f"{field}: {now} (written otherwise, or its code was edited)"
-    return f"{field}: {now}" if was == "none" else f"{field}: {now} Before: {was}"
-
-
-def _sentence(rule: Rule, field: str) -> str:
-    checks = [name for name in _FIELD_OF_CHECK if getattr(rule, name) is not None]
-    return describe_checks(rule)[checks.index(field)] if field in checks else "none"
-
-
 def _policy_changes(old: Policy, new: Policy, pairs: Sequence[tuple[str, str]]) -> Iterator[FieldChange]:
     for field in ("id", "version", "title", "supersedes"):
         before, after = getattr(old, field), getattr(new, field)
         if before != after:
-            yield FieldChange(field, "no_effect", f"{field} {_or_none(after)} instead of {_or_none(before)}")
+            yield FieldChange(field, "no_effect", f"{field} {or_none(after)} instead of {or_none(before)}")
     if old.decision != new.decision:
         words = f"decision {new.decision} instead of {old.decision}"
         yield FieldChange("decision", _decision_direction(old.decision, new.decision), words)
@@ -309,20 +173,12 @@ def _decision_direction(old: Decision, new: Decision) -> Direction:
 
 def _threshold_direction(old: Threshold, new: Threshold) -> Direction:
     """A lower threshold and heavier weights tighten."""
-    steps = [old.at - new.at, *(new.weights.of(tier) - old.weights.of(tier) for tier in _TIERS)]
+    steps = [old.at - new.at, *(new.weights.of(tier) - old.weights.of(tier) for tier in TIERS)]
     if all(step >= 0 for step in steps):
         return "tightened"
     return "loosened" if all(step <= 0 for step in steps) else "changed"
 
 
 def _threshold_words(policy: Policy) -> str:
-    weights = ", ".join(f"{tier} {policy.threshold.weights.of(tier)}" for tier in _TIERS)
+    weights = ", ".join(f"{tier} {policy.threshold.weights.of(tier)}" for tier in TIERS)
     return f"threshold {policy.threshold.at} at weights {weights}"
-
-
-def _or_none(text: str | None) -> str:
-    return "none" if text is None else _quoted(text)
-
-
-def _quoted(text: str) -> str:
-    return quote(text, 200)

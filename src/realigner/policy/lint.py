@@ -10,6 +10,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Literal
 
 import regex
@@ -147,7 +148,7 @@ def _pair(one: Rule, other: Rule) -> Iterator[LintFinding]:
         else:
             yield _warning("duplicate", both, "they are the same rule", "Remove one, or it counts twice")
         return
-    if fold(one.text) == fold(other.text):
+    if _key(one.text) == _key(other.text):
         yield _warning("duplicate", both, "they have the same text", "Say in the text how they differ")
     always = all(rule.applies_when is None and rule.when is None for rule in both)
     for first, second in ((one, other), (other, one)):
@@ -219,8 +220,15 @@ def _idle(policy: Policy) -> Iterator[LintFinding]:
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> list[str]:
-    folded = {fold(entry).strip(" .") for entry in other}
-    return [entry for entry in one if fold(entry).strip(" .") in folded]
+    if not one or not other:
+        return []
+    folded = {_key(entry) for entry in other}
+    return [entry for entry in one if _key(entry) in folded]
+
+
+@lru_cache(maxsize=4096)  # every rule is compared with every other
+def _key(entry: str) -> str:
+    return fold(entry).strip(" .")
 
 
 def _error(code: str, rules: Sequence[Rule], text: str, remedy: str) -> LintFinding:

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from realigner.policy.inert import inert
 from realigner.policy.rule import Rule, RuleExample
 from realigner.records import Judgement, Label, Message, text_hash
 
@@ -100,16 +101,16 @@ def rule_wording(rule: Rule) -> str:
 def fenced(question: Judgement, nonce: str) -> tuple[str, str]:
     """Return the conversation and the response between fences, and the code that the fences carry.
 
-    Each turn has a head with the code as well, so that text cannot pass for another turn. Unpaired surrogates, which
-    no request can carry, become question marks.
+    Each turn has a head with the code as well, so that text cannot pass for another turn. Spellings of control tokens
+    are broken, and unpaired surrogates, which no request can carry, become question marks (`inert`).
 
     Raises:
         ValueError: a nonce that could be guessed or would break a line.
     """
     if len(nonce) < NONCE_LENGTH or not nonce.isalnum() or not nonce.isascii():
         raise ValueError(f"the nonce {nonce!r} must be at least {NONCE_LENGTH} ASCII letters or digits")
-    turns = [(" ".join(_sendable(t["role"]).split()), _sendable(t["content"])) for t in question.prompt]
-    response = _sendable(question.response)
+    turns = [(" ".join(inert(t["role"]).split()), inert(t["content"])) for t in question.prompt]
+    response = inert(question.response)
     code = _unseen(nonce, [*(text for turn in turns for text in turn), response])
     heads = (f"[TURN {number} BY {role} {code}]\n{text}" for number, (role, text) in enumerate(turns, start=1))
     blocks = [
@@ -184,10 +185,6 @@ def _example(example: RuleExample) -> str:
 
 def _quoted(text: str) -> str:
     return f'"{" ".join(text.split())}"'
-
-
-def _sendable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _unseen(nonce: str, texts: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +77,7 @@ def read_weights(run: RunFiles) -> WeightFacts:
     gold = mapping(facts.get("gold"))
     settings = [(key, facts.get(key)) for key in ("weighting", "score", "preconditioner", "normalize", "per_class")]
     settings += [("gold batch", gold.get("kind")), ("gold pairs", gold.get("size"))]
+    settings += [("scored by", _scoring(mapping(facts.get("scoring"))))]
     return WeightFacts(
         settings=tuple((key.replace("_", " "), _word(value)) for key, value in settings if value is not None),
         uniform=uniform,
@@ -124,6 +126,16 @@ def _class_row(plot_name: str, outcome: str, stored: Any, drawn: Drawn | None, u
         length_correlation=number(stored.get("length_correlation")),
         plot=plot,
     )
+
+
+def _scoring(found: Mapping[str, Any]) -> str | None:
+    """Return in words how the scores were computed and how far off they were where that was measured."""
+    error = number(found.get("relative_error"))
+    if error is None:
+        return None
+    name = {"exact": "forward-mode derivative", "difference": "central difference"}.get(str(found.get("method")))
+    rows = f"relative error {error:.1g} on {found.get('rows')} responses"
+    return "a gradient per response" if name is None else f"{name}, {found.get('layout')} rows, {rows}"
 
 
 def _word(value: Any) -> str:

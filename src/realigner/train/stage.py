@@ -16,6 +16,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from realigner import atomic
+from realigner.audit.gate import audited_loss
 from realigner.errors import DataError
 from realigner.model.chat import Encoder
 from realigner.model.encoded import load_encoded, write_encoded
@@ -50,7 +51,8 @@ def run_train(run: Run) -> dict[str, Any]:
     sampler = StratifiedSampler(dataset.outcomes, recipe.train.batch_size, recipe.seed)
     scratch = run.scratch()
     device = resolve_device(recipe.model)
-    args = config_from_recipe(recipe, str(scratch), steps_per_epoch=sampler.steps, device=device)
+    settled = recipe.model_copy(update={"loss": audited_loss(recipe)})
+    args = config_from_recipe(settled, str(scratch), steps_per_epoch=sampler.steps, device=device)
     model = load_model(recipe.model, trainable=True, seed=recipe.seed)
     encoder = recipe_encoder(recipe, model.config)
     trainer = TraceTrainer(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from realigner.data import DataTally, read_corrections, read_pairs
 from realigner.errors import DataError
-from realigner.oracle import Oracle, open_oracle
+from realigner.oracle import Oracle, PolicyOracle, open_oracle
 from realigner.oracle.build import asked_facts, judged_by
+from realigner.oracle.remember import NotRemembered
 from realigner.policy import Policy
 from realigner.records import Label, Outcome
 from realigner.runs import Run
@@ -34,8 +33,8 @@ def run_triage(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     with open_oracle(recipe.oracle, policy, recipe.output, run.spent) as oracle:
-        with _asking(run, oracle):
-            read, found = _triage(run, policy, oracle)
+        judged = judged_by(oracle)
+        read, found = _triage(run, policy, oracle) if judged is None else _triage_asking(run, policy, oracle, judged)
         asked = asked_facts(oracle)
     for line in found_lines(found):
         run.progress.say(line)
@@ -50,19 +49,20 @@ def run_triage(run: Run) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _asking(run: Run, oracle: Oracle) -> Iterator[None]:
-    """Say what a judge will be asked, refuse what passes a limit, and show how far it is; others need none of it."""
-    judged = judged_by(oracle)
-    if judged is None:
-        yield
-        return
-    plan = plan_triage(run.recipe, judged, run.progress)
+def _triage_asking(run: Run, policy: Policy, oracle: Oracle, judged: PolicyOracle) -> tuple[DataTally, TriageTally]:
+    """Triage where a judge may be asked: say before what it will be asked, and refuse what passes a limit."""
+    try:
+        with judged.recalling():  # a second triage of the same data needs no plan: it ends here
+            done = _triage(run, policy, oracle)
+        run.progress.say("every verdict is known: no judge is asked")
+        return done
+    except NotRemembered:
+        plan = plan_triage(run.recipe, judged, run.progress)
     for line in plan.lines():
         run.progress.say(line)
     plan.refuse_over(judged.meter)
     with judged.asking(plan.calls, run.progress):
-        yield
+        return _triage(run, policy, oracle)
 
 
 def _triage(run: Run, policy: Policy, oracle: Oracle) -> tuple[DataTally, TriageTally]:

@@ -181,15 +181,17 @@ def test_a_model_with_nothing_to_train_is_refused() -> None:
         weights_of(data(), tiny_model("llama").requires_grad_(False))
 
 
-def test_a_model_whose_attention_does_more_than_is_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_that_does_more_than_is_known_is_scored_on_padded_rows_and_has_no_curvature(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for layer in (model := model_of("full")).model.layers:
         plain = layer.self_attn.forward
         monkeypatch.setattr(layer.self_attn, "forward", lambda *a, plain=plain, **k: plain(*a, cu_seq_lens_q=1.0, **k))
-    with pytest.raises(
-        ModelError, match=r"a llama model with attention with cu_seq_lens_q: impact scores need"
-    ) as error:
-        weights_of(data(), model)
-    assert "impact.weighting: uniform" in error.value.remedy
+    weights, _ = impact_weights(model, data(), tiny_tokenizer("llama"), impact=ImpactSettings(gold=GOLD), seed=1)
+    assert "exact on packed rows: attention with cu_seq_lens_q" in weights.warnings[-1]
+    with pytest.raises(ModelError, match=r"preconditioner = cg for a llama model with attention with cu_s") as error:
+        weights_of(data(), model, preconditioner="cg")
+    assert "identity or diagonal" in error.value.remedy
 
 
 def test_a_model_with_a_broken_weight_is_refused_by_the_names_of_its_pairs() -> None:
