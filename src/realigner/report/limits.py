@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from realigner.report.audit import read_audits
 from realigner.report.changes import read_changes
 from realigner.report.rundir import NotMeasured, RunFiles, items, mapping, part
 from realigner.report.verdict import judge_is_the_same, read_agreement
@@ -37,10 +38,17 @@ def _judge(run: RunFiles) -> list[str]:
         None: "Whether the evaluating judge had a part in training was not recorded.",
     }
     limits = [told[same]] if same in told else []
-    limits.append(
-        "How often the judge is wrong: not measured. No human has audited its verdicts, and no interval on this page "
-        "includes its errors."
-    )
+    audited = [subject for subject, _, found in read_audits(run) if found.value is not None]
+    if not audited:
+        limits.append(
+            "How often the judge is wrong: not measured. No human has audited its verdicts, and no interval on this "
+            "page includes its errors."
+        )
+    elif "evaluation" not in audited:
+        limits.append(
+            "How often the judge is wrong on the models' answers: not measured. People audited its verdicts on the old "
+            "data only, and agreement on this page is not corrected."
+        )
     if part(lambda r: r.recipe("oracle", "kind"), run).value == "rules":
         limits.append("The judge is a set of deterministic rules: it sees wording and length, not meaning.")
     if stand_ins := _stand_ins(run):

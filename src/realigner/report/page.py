@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from realigner.report.audit import read_audits
 from realigner.report.curves import read_curves
 from realigner.report.evidence import read_agreement_table, read_change_table, read_utility
 from realigner.report.flow import read_flow
@@ -31,6 +32,7 @@ SECTIONS = (
     ("verdict", "Verdict"),
     ("flow", "Where the pairs went"),
     ("policy", "The policy"),
+    ("audit", "Oracle audit"),
     ("agreement", "Agreement with the policy"),
     ("utility", "Utility"),
     ("weights", "Impact weights"),
@@ -76,6 +78,7 @@ def _content(run: RunFiles, samples: int, title: str | None) -> dict[str, Any]:
         "overall": part(read_agreement, run),
         "flow": part(read_flow, run),
         "policy": policy,
+        "audits": read_audits(run),
         "agreement": part(read_agreement_table, run),
         "changes": part(read_change_table, run),
         "utility": part(read_utility, run),

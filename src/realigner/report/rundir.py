@@ -60,6 +60,14 @@ class RunFiles:
     def _recipe(self) -> dict[str, Any]:
         return _mapping(self.recipe_text, "recipe.yaml", yaml.safe_load)
 
+    def json(self, name: str) -> dict[str, Any]:
+        """Return a JSON object of the run directory.
+
+        Raises:
+            NotMeasured: the file is not there, or is no JSON object.
+        """
+        return _mapping(self._text(name), name, json.loads)
+
     @cached_property
     def recipe_text(self) -> str:
         """The recipe as it was stored."""

@@ -14,6 +14,12 @@ import pyarrow.parquet as pq
 import yaml
 from scipy.stats import binomtest
 
+from realigner.audit import Answer, draw, score
+from realigner.audit.sample import units_of
+from realigner.audit.units import answer_units
+from realigner.records import Label
+from realigner.triaging import read_triage
+
 RULES = [
     {
         "id": "no-diagnosis",
@@ -90,6 +96,7 @@ def write_run(
     recipe["note"] = text[:60_000]  # PyYAML reads some megabytes a minute
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     _write_manifest(directory, text)
+    _write_audit(directory, text)
     return directory
 
 
@@ -348,10 +355,39 @@ def _write_manifest(directory: Path, text: str) -> None:
             "reference": stage("reference", 21.7, reference, "reference.arrow", model={"content": "77fe"}),
             "weigh": stage("weigh", 31.9, weigh, "weights.parquet"),
             "train": stage("train", 95.0, {"steps": 120, "text": text}, "model"),
-            "evaluate": stage("evaluate", 12.0, {"judged": 240}, "summary.json"),
+            "evaluate": stage("evaluate", 12.0, {"judged": 240}, "judgements.parquet"),
         },
     }  # fmt: skip
     (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def _write_audit(directory: Path, text: str) -> None:
+    """Write the scores of two audits, with two annotators who disagree with the judge now and then."""
+    content: dict[str, Any] = {"schema": 1}
+    subjects = {
+        "triage": lambda: (u for row in read_triage(directory / "triage.parquet") for u in units_of(row)),
+        "evaluation": lambda: answer_units(directory / "responses.parquet", directory / "judgements.parquet"),
+    }
+    files = {"triage": "triage.parquet", "evaluation": "judgements.parquet"}
+    rng = random.Random(3)
+    for subject, units in subjects.items():
+        sample = draw(units, 150, 0, "side" if subject == "triage" else "model", [rule["id"] for rule in RULES])
+        answers = []
+        for item in sample.questions:
+            wrong = rng.random() < 0.1
+            yes = (item.kind.label == "compliant") ^ wrong
+            for name in ("ann", "bea" + text[:1000]):
+                said = (
+                    "unsure" if rng.random() < 0.04 else "compliant" if yes ^ (rng.random() < 0.05) else "non_compliant"
+                )
+                broken = [rule for rule, label in item.kind.rules if label == "non_compliant"] or ["short-answers"]
+                answers.append(Answer(item.id, name, Label(said), tuple(broken) if said == "non_compliant" else ()))
+        content[subject] = {
+            "audit": "5d1c0f3a9b7e2468", "output": f"sha256:{hash_of(files[subject]):016x}", "by": sample.by,
+            "oracle": "rules clinic-policy@2.1.0" + text[:1000], "scored": "2026-11-21T12:00:00+00:00",
+            **score(sample, answers, beyond=subject == "evaluation").as_dict(),
+        }  # fmt: skip
+    (directory / "audit.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def hash_of(name: str) -> int:
