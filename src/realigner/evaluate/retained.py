@@ -11,7 +11,8 @@ import torch
 
 from realigner.evaluate.statistics import Interval, ratio_interval
 from realigner.losses import forward_kl
-from realigner.model.logprobs import SCORING_TOKENS, evaluating, scored_logits, sum_by_row, token_logps
+from realigner.model.head import evaluating
+from realigner.model.logprobs import SCORING_TOKENS, scored_logits, sum_by_row, token_logps
 from realigner.model.rows import Row, batches_by_length, collate
 from realigner.progress import SILENT, Progress
 

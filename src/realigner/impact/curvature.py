@@ -16,7 +16,8 @@ import torch
 from realigner.impact.direction import logit_tangents
 from realigner.impact.vectors import Vector, accumulate, device, dot, gradients, plus, widest, zeros
 from realigner.losses.pairwise import in_fp32
-from realigner.model.logprobs import evaluating, scored_logits
+from realigner.model.head import evaluating
+from realigner.model.logprobs import scored_logits
 from realigner.model.packing import pack
 from realigner.model.rows import Row, collate
 from realigner.progress import SILENT, Progress

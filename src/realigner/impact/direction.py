@@ -13,11 +13,8 @@ from torch.autograd import forward_ad
 from realigner.impact.vectors import Vector, accumulate, device, gradients, norm, trainable, zeros
 from realigner.losses import dpo_loss
 from realigner.model.attention import dual, packing, unpack
-from realigner.model.logprobs import (
-    evaluating,
-    row_logps,
-    scored_logits,
-)
+from realigner.model.head import evaluating
+from realigner.model.logprobs import row_logps, scored_logits
 from realigner.model.packing import PackedBatch
 from realigner.model.rows import Row, collate
 from realigner.progress import SILENT, Progress

@@ -27,8 +27,8 @@ from realigner.errors import ModelError
 from realigner.impact.vectors import Vector, device, dot, gradients, norm, trainable
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import attending, dual, packing, unpack
-from realigner.model.head import Head, head_agrees, head_logps, through_head
-from realigner.model.logprobs import evaluating, row_logps, scored_logits, token_logps
+from realigner.model.head import Head, evaluating, head_agrees, head_logps, through_head
+from realigner.model.logprobs import row_logps, scored_logits, token_logps
 from realigner.model.packing import PackedBatch, bins, pack
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
 

@@ -13,7 +13,8 @@ from realigner.lab.phrases import FACTUAL, SENSITIVE
 from realigner.lab.world import Ask, Era, complies
 from realigner.model.chat import Encoder
 from realigner.model.generate import generate
-from realigner.model.logprobs import evaluating, scored_logits
+from realigner.model.head import evaluating
+from realigner.model.logprobs import scored_logits
 from realigner.model.rows import Row, batches_by_length, collate
 from realigner.recipe import GenerateSettings
 from realigner.records import user_prompt

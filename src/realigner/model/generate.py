@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from realigner.model.chat import Encoder
-from realigner.model.logprobs import evaluating
+from realigner.model.head import evaluating
 from realigner.progress import SILENT, Progress
 from realigner.recipe import GenerateSettings
 from realigner.records import Prompt

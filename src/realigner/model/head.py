@@ -416,8 +416,9 @@ def head_agrees(model: Any) -> bool:
         return seen[1]
 
     try:
-        returned = through_head(model, batch, work)
-        stock = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits
+        with evaluating(model):
+            returned = through_head(model, batch, work)
+            stock = model(input_ids=ids, logits_to_keep=keep, use_cache=False).logits
     except (TypeError, AttributeError, NotImplementedError):
         return False
     if not seen or not torch.equal(returned, seen[1]) or stock.shape != seen[0].shape:
@@ -431,3 +432,15 @@ def bare_model(model: Any) -> Any:
     while hasattr(model, "module"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off for a block and restore every module's mode after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import packing
-from realigner.model.head import bare_model, forward
-from realigner.model.packing import PackedBatch, pack
+from realigner.model.head import bare_model, evaluating, forward, head_agrees, head_logps, through_head
+from realigner.model.packing import PackedBatch, bins, pack
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
 
 SCORING_TOKENS = 2048
-"""Padded tokens in one scoring batch. Results do not depend on it; larger batches are slower on CPUs."""
+"""Tokens in one scoring batch. Results do not depend on it; larger batches are slower on CPUs."""
 
 
 def scored_logits(model: Any, batch: RowBatch | PackedBatch) -> Float[Tensor, "tokens vocab"]:
@@ -53,14 +53,26 @@ def row_logps(model: Any, batch: RowBatch | PackedBatch) -> Float[Tensor, " rows
 
 @torch.no_grad()
 def score_rows(model: Any, rows: Sequence[Row], *, max_tokens: int = SCORING_TOKENS) -> Float[Tensor, " rows"]:
-    """Return log p(y|x) of each row, in order, on the CPU, batched by length; the model is left as it was found."""
+    """Return log p(y|x) of each row, in order, on the CPU; the model is left as it was found.
+
+    On packed rows, each prompt computed once for all its responses, and without whole logits, where the model allows
+    both; on padded rows of similar length where it does not.
+    """
     logps = torch.zeros(len(rows), dtype=torch.float64)
     device = next(model.parameters()).device
-    with evaluating(model):
-        for batch in batches_by_length(rows, max_tokens):
-            found = row_logps(model, collate([rows[i] for i in batch]).to(device))
+    packed, plain = packs_agree(model), head_agrees(model)
+    with evaluating(model), packing(bare_model(model)) if packed else nullcontext():
+        for batch in bins(rows, max_tokens) if packed else batches_by_length(rows, max_tokens):
+            chosen = [rows[i] for i in batch]
+            laid = (pack(chosen) if packed else collate(chosen)).to(device)
+            found = _tiled_row_logps(model, laid) if plain else row_logps(model, laid)
             logps[batch] = found.cpu().double()
     return logps
+
+
+def _tiled_row_logps(model: Any, batch: RowBatch | PackedBatch) -> Float[Tensor, " rows"]:
+    """Return what `row_logps` does, with logits for one tile of tokens at a time."""
+    return sum_by_row(through_head(model, batch, lambda head, hidden: head_logps(head, hidden, batch.targets)), batch)
 
 
 @torch.no_grad()
@@ -82,15 +94,3 @@ def packs_agree(model: Any) -> bool:
             return False
     rounding = 64 * torch.finfo(next(model.parameters()).dtype).eps
     return bool((packed - separate).abs().max() <= rounding * separate.abs().max().clamp(min=1))
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Switch dropout off for a block and restore every module's mode after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

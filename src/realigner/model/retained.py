@@ -16,8 +16,8 @@ from torch import Tensor
 from realigner.errors import ModelError, StaleKeyError
 from realigner.losses.pairwise import in_fp32
 from realigner.model.encoded import row_of
-from realigner.model.head import Head, head_agrees, through_head
-from realigner.model.logprobs import SCORING_TOKENS, evaluating
+from realigner.model.head import Head, evaluating, head_agrees, through_head
+from realigner.model.logprobs import SCORING_TOKENS
 from realigner.model.rows import batches_by_length, collate
 from realigner.recipe import LossSettings
 from realigner.records import Outcome

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realigner.errors import ModelError
-from realigner.model.logprobs import evaluating
+from realigner.model.head import evaluating
 
 _SPACES = "▁ĠĊ \t\n"
 """How vocabularies write the space or line break before a word, beside the characters themselves."""

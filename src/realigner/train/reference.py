@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from realigner.errors import ModelError
-from realigner.model.logprobs import evaluating
+from realigner.model.head import evaluating
 
 
 def has_adapter(model: Any) -> bool:

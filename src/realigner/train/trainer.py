@@ -24,6 +24,7 @@ from realigner.model.head import (
     Reference,
     TopReference,
     bare_model,
+    evaluating,
     head_agrees,
     head_kl,
     head_logps,
@@ -31,7 +32,7 @@ from realigner.model.head import (
     through_head,
 )
 from realigner.model.load import context_of, forget_padding_index, load_model, wrap_in_adapter
-from realigner.model.logprobs import evaluating, packs_agree, scored_logits, sum_by_row, token_logps
+from realigner.model.logprobs import packs_agree, scored_logits, sum_by_row, token_logps
 from realigner.model.packing import PackedBatch
 from realigner.model.rows import RowBatch
 from realigner.recipe import LoraSettings, ModelSettings

@@ -8,15 +8,8 @@ from reference.naive_impact import naive_logp
 from tiny import FAMILIES, Float64Throughout, tiny_model
 from tiny_pairs import random_rows
 
-from realigner.model.logprobs import (
-    evaluating,
-    packs_agree,
-    row_logps,
-    score_rows,
-    scored_logits,
-    sum_by_row,
-    token_logps,
-)
+from realigner.model.head import evaluating
+from realigner.model.logprobs import packs_agree, row_logps, score_rows, scored_logits, sum_by_row, token_logps
 from realigner.model.rows import Row, collate
 
 families = pytest.mark.parametrize("family", FAMILIES)
