@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from realigner.evaluate.statistics import Interval, ratio_interval
 from realigner.losses import forward_kl
-from realigner.model.head import evaluating
+from realigner.model.head import (
+    Head,
+    HiddenReference,
+    evaluating,
+    head_agrees,
+    head_kl,
+    head_logps,
+    through_head,
+)
 from realigner.model.logprobs import SCORING_TOKENS, scored_logits, sum_by_row, token_logps
-from realigner.model.rows import Row, batches_by_length, collate
+from realigner.model.rows import Row, RowBatch, batches_by_length, collate
 from realigner.progress import SILENT, Progress
 
 
@@ -40,16 +49,37 @@ class Retained:
 def compare_on_rows(
     before: Any, after: Any, rows: Sequence[Row], *, max_tokens: int = SCORING_TOKENS, progress: Progress = SILENT
 ) -> Retained:
-    """Run two models over the same responses; full-vocabulary KL, logits for response tokens only."""
+    """Run two models over the same responses; full-vocabulary KL, logits for a tile of tokens where heads allow."""
     sums = np.zeros((3, len(rows)))
     device = next(before.parameters()).device
+    terms = _tiled_terms if head_agrees(before) and head_agrees(after) else _whole_terms
     with evaluating(before), evaluating(after), progress.task("KL and perplexity", len(rows)) as advance:
         for indices in batches_by_length(rows, max_tokens):
             batch = collate([rows[i] for i in indices]).to(device)
-            old, new = scored_logits(before, batch), scored_logits(after, batch)
-            values = (forward_kl(new, old), token_logps(old, batch), token_logps(new, batch))
+            values = terms(before, after, batch)
             sums[:, indices] = torch.stack([sum_by_row(v, batch) for v in values]).double().cpu().numpy()
             advance(len(indices))
     tokens = np.array([row.response_tokens for row in rows], dtype=float)
     kl, old_logps, new_logps = sums
     return Retained(kl, old_logps, new_logps, tokens)
+
+
+def _tiled_terms(before: Any, after: Any, batch: RowBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return KL(p_before ‖ p_after), log p_before and log p_after of each scored token."""
+    found: list[tuple[Head, Tensor]] = []
+
+    def work(head: Head, hidden: Tensor) -> Tensor:
+        found.append((head, hidden))
+        return hidden[:, :1]
+
+    for model in (before, after):
+        through_head(model, batch, work)
+    (old, old_hidden), (new, new_hidden) = found
+    _, kl = head_kl(new, new_hidden, HiddenReference(old, old_hidden))
+    return kl, head_logps(old, old_hidden, batch.targets), head_logps(new, new_hidden, batch.targets)
+
+
+def _whole_terms(before: Any, after: Any, batch: RowBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same from whole logits."""
+    old, new = scored_logits(before, batch), scored_logits(after, batch)
+    return forward_kl(new, old), token_logps(old, batch), token_logps(new, batch)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, Float64Throughout, tiny_model
 
+from realigner.evaluate import retained
 from realigner.evaluate.retained import Retained, compare_on_rows
 from realigner.model.rows import Row
 
@@ -119,3 +120,14 @@ def test_a_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
     assert found is not None
     assert found["value"] == pytest.approx(400, rel=1e-5)
     assert found["low"] == pytest.approx(400, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiles_and_whole_logits_measure_alike(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = tiny_model(family, dtype=torch.float64), tiny_model(family, dtype=torch.float64, seed=1)
+    with Float64Throughout():
+        tiled = compare_on_rows(before, after, rows())
+        monkeypatch.setattr(retained, "head_agrees", lambda model: False)
+        whole = compare_on_rows(before, after, rows())
+    for name in ("kl", "before", "after"):
+        np.testing.assert_allclose(getattr(tiled, name), getattr(whole, name), rtol=1e-11)
