@@ -181,7 +181,9 @@ def _at_or_none(columns: Columns, path: str) -> Any:
 
 def _is_new(pair: Pair, seen: SeenIndex, settings: DataSettings, tally: DataTally) -> bool:
     """Whether no earlier row holds the same pair; counts what was found, refuses an id given twice."""
-    first = seen.add("pair", pair_key(pair.prompt, pair.chosen, pair.rejected), pair.source)
+    named = settings.fields is not None and settings.fields.id is not None
+    content = pair_key(pair.prompt, pair.chosen, pair.rejected) if named else pair.id
+    first = seen.add("pair", content, pair.source)
     if first is not None:
         if settings.duplicates == "error":
             raise DataError(
@@ -191,7 +193,7 @@ def _is_new(pair: Pair, seen: SeenIndex, settings: DataSettings, tally: DataTall
             )
         tally.duplicate(pair.source, first)
         return False
-    if settings.fields is not None and settings.fields.id is not None:
+    if named:
         first = seen.add("id", pair.id, pair.source)
         if first is not None:
             raise DataError(

@@ -218,15 +218,19 @@ class VerdictStore:
     def _ids(self, questions: Sequence[Judgement]) -> list[int | None]:
         """Return the id of each question that is known: texts are compared in full, the digest only finds them."""
         found: list[int | None] = []
-        with explained(self._name):
-            for question in questions:
-                messages, response = _texts(question)
-                rows = self._database.execute(
-                    "SELECT questions.id, messages, response FROM questions JOIN prompts ON prompts.id = prompt "
-                    "WHERE questions.digest = ?",
-                    (digest_of(messages, response),),
-                )
-                found.append(next((place for place, *texts in rows if texts == [messages, response]), None))
+        for start in range(0, len(questions), AT_A_TIME):
+            wanted = [_texts(question) for question in questions[start : start + AT_A_TIME]]
+            digests = [digest_of(*texts) for texts in wanted]
+            marks = ",".join("?" * len(digests))
+            rows = self._rows(
+                "SELECT questions.digest, questions.id, messages, response FROM questions "  # noqa: S608  (marks only)
+                f"JOIN prompts ON prompts.id = prompt WHERE questions.digest IN ({marks})",
+                digests,
+            )
+            places: dict[tuple[bytes, str, str], int] = {}
+            for digest, place, messages, response in rows:
+                places.setdefault((digest, messages, response), place)
+            found += [places.get((digest, *texts)) for digest, texts in zip(digests, wanted, strict=True)]
         return found
 
     def _insert_question(self, question: Judgement) -> int:

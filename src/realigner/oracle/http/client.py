@@ -20,7 +20,6 @@ from realigner.oracle.http.dispatch import Dispatcher, Job, Tally, Work
 from realigner.oracle.http.pace import Limits, Pace
 from realigner.oracle.http.records import ChatRequest, Completion, ModelSettings, encode
 from realigner.oracle.http.retry import Patience
-from realigner.oracle.http.transport import Transport
 
 FollowUp = Callable[[int, Completion], ChatRequest | None]
 
@@ -134,6 +133,9 @@ class ChatClient:
             return self._running
 
     async def _make(self, loop: asyncio.AbstractEventLoop) -> Dispatcher:
+        # Whoever only needs a judge's identity does not wait for the HTTP library.
+        from realigner.oracle.http.transport import Transport
+
         transport = Transport(self.endpoint, self.limits.concurrency, *self._timeouts)
         pace = Pace(self.limits, loop.time())
         return Dispatcher(transport, self.endpoint, pace, self.patience, loop, self.tally)

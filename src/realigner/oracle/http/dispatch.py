@@ -8,13 +8,17 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from realigner.endpoint import Endpoint
 from realigner.errors import JudgeError, OracleError, RealignerError
+from realigner.oracle.http.exchange import Broken, Reply
 from realigner.oracle.http.pace import Pace
 from realigner.oracle.http.records import Completion, NotACompletion, decode, error_text, read_completion
 from realigner.oracle.http.retry import CONGESTED, Action, Patience, action_for, retry_after
-from realigner.oracle.http.transport import Broken, Reply, Transport
+
+if TYPE_CHECKING:
+    from realigner.oracle.http.transport import Transport
 
 
 class Job:

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.client_exceptions import ClientConnectorDNSError
 
 from realigner.endpoint import Endpoint
+from realigner.oracle.http.exchange import Broken, Reply
 
 LARGEST_REPLY = 8 * 2**20
 """Bytes of a reply's body; what is longer is not read on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A whole reply."""
-
-    status: int
-    raw: bytes
-    retry_after: str | None
-    location: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """No whole reply came."""
-
-    why: str
-    unreachable: bool = False
-    """Not even a connection: wrong host, wrong port, no trust in the certificate."""
-    garbled: bool = False
-    """A reply came that made no sense, and may have been paid for."""
 
 
 class Transport:
