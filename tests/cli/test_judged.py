@@ -81,7 +81,7 @@ def test_triage_asks_once_and_an_edited_rule_alone_is_asked_again(judged: Path, 
     assert first["asked"]["rules"]["blame"] == {"asked": 20, "reused": 0, "invalid": 0}
     assert first["asked"]["calls"] == 40
     assert first["outcomes"]["INVERT"] == 10
-    assert first["oracle"].startswith("judges/1:")
+    assert first["oracle"].startswith("judges/1.1:")
     # Its rules are known: the judge's file need not even hold them any more (another file is another judge).
     assert (judged / "verdicts.sqlite").is_file()
     again = json.loads(say("triage", "recipe.yaml", "--set", "output=again", "--json").out)["facts"]

@@ -37,6 +37,7 @@ SURFACE = {
     "audit score": {"RUN", "SHEET...", "--partial", *COMMON},
     "review serve": {"STUDY", "--port", "--host", "--name", *COMMON},
     "review status": {"STUDY", *COMMON},
+    "migrate": {"RUN", "POLICY", "--out", "--set", *JUDGING, *COMMON},
     "verdicts info": {"STORE", *COMMON},
     "verdicts export": {"STORE", *COMMON},
     "verdicts compact": {"STORE", "--keep", *COMMON},

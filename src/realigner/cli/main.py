@@ -14,6 +14,7 @@ import typer
 from realigner import __version__
 from realigner.cli.audit import app as audit_app
 from realigner.cli.calibrate import calibrate
+from realigner.cli.migrate import migrate
 from realigner.cli.options import (
     Debug,
     DryRun,
@@ -47,6 +48,7 @@ app.add_typer(policy_app)
 app.add_typer(audit_app)
 app.add_typer(review_app)
 app.add_typer(verdicts_app)
+app.command()(migrate)
 
 
 @app.command()

@@ -19,6 +19,8 @@ from realigner.oracle.meter import Meter, Prices
 from realigner.oracle.noise import NoisyOracle
 from realigner.oracle.policy_oracle import JUDGED, PolicyOracle, remembering
 from realigner.oracle.protocol import Oracle
+from realigner.oracle.rule_judges import ChecksJudge
+from realigner.oracle.rules import VERSION as CHECKS_VERSION
 from realigner.oracle.rules import RuleOracle
 from realigner.oracle.scripted import ScriptedOracle
 from realigner.oracle.store import VerdictStore
@@ -110,9 +112,8 @@ def open_oracle(
     if settings.kind != "judges":
         yield build_oracle(settings, policy)
         return
-    meter = meter_of(settings, spent)
-    with VerdictStore.open(store_path(settings, output)) as store:
-        yield _with_noise(build_policy_oracle(settings, policy, store, meter), settings, policy)
+    with open_policy_oracle(settings, policy, output, spent=spent) as oracle:
+        yield _with_noise(oracle, settings, policy)
 
 
 @contextmanager
@@ -125,10 +126,43 @@ def look_into_oracle(settings: OracleSettings, policy: Policy, output: str | Pat
     if settings.kind != "judges":
         yield build_oracle(settings, policy)
         return
+    with open_policy_oracle(settings, policy, output, reading=True) as oracle:
+        yield _with_noise(oracle, settings, policy)
+
+
+@contextmanager
+def open_policy_oracle(
+    settings: OracleSettings,
+    policy: Policy,
+    output: str | Path,
+    *,
+    reading: bool = False,
+    spent: Spent | None = None,
+) -> Iterator[PolicyOracle]:
+    """Open the oracle that judges rule by rule, without noise; of kind `rules` or `judges`.
+
+    Args:
+        settings: `oracle` of a recipe.
+        policy: the rules.
+        output: the run directory; the default store lies beside it.
+        reading: only look: nothing is written, no lock is taken, and nothing may be asked.
+        spent: what the command has spent before, and where more is added.
+
+    Raises:
+        OracleError: a rule has no judge, or what a judge needs is missing or broken.
+    """
+    if settings.kind == "rules":
+        policy.refuse_without_judge(settings.fallbacks)
+        yield PolicyOracle(policy, dict.fromkeys(JUDGED, ChecksJudge()))
+        return
+    meter = meter_of(settings, spent)
     path = store_path(settings, output)
-    opened = VerdictStore.read(path) if path.exists() else VerdictStore.temporary()
+    if not reading:
+        opened = VerdictStore.open(path)
+    else:
+        opened = VerdictStore.read(path) if path.exists() else VerdictStore.temporary()
     with opened as store:
-        yield _with_noise(build_policy_oracle(settings, policy, store, meter_of(settings)), settings, policy)
+        yield build_policy_oracle(settings, policy, store, meter)
 
 
 def _with_noise(oracle: Oracle, settings: OracleSettings, policy: Policy) -> Oracle:
@@ -141,10 +175,23 @@ def judged_by(oracle: Oracle) -> PolicyOracle | None:
     return inner if isinstance(inner, PolicyOracle) and inner.roles else None
 
 
+def judges_of(oracle: Oracle) -> dict[str, str]:
+    """Return who judges the rules of each `by`; verdicts of two runs compare rule by rule where these are equal.
+
+    Empty for an oracle that judges no single rules, or that makes mistakes on purpose.
+    """
+    checks = f"checks/{CHECKS_VERSION}"
+    if isinstance(oracle, PolicyOracle):
+        return {"rules": checks, **oracle.judges}
+    if isinstance(oracle, RuleOracle):
+        return dict.fromkeys(("rules", *JUDGED), checks)
+    return {}
+
+
 def asked_facts(oracle: Oracle) -> dict[str, Any]:
     """Return what a stage says of the judges it asked, for the manifest; empty where it asked none."""
     judged = judged_by(oracle)
-    return {} if judged is None else {"asked": {"judges": judged.judges, **judged.meter.as_dict()}}
+    return {} if judged is None else {"asked": judged.meter.as_dict()}
 
 
 def build_policy_oracle(

@@ -72,6 +72,8 @@ class Meter:
     max_calls: int | None = None
     max_cost: float | None = None
     spent: Spent = field(default_factory=Spent)
+    computed: Counter[str] = field(default_factory=Counter)
+    """Verdicts that were computed by checks, by rule id."""
     asked: Counter[str] = field(default_factory=Counter)
     """Verdicts that a judge gave now, by rule id."""
     reused: Counter[str] = field(default_factory=Counter)
@@ -142,6 +144,7 @@ class Meter:
         """Return plain JSON types: verdicts asked, reused and invalid by rule, and what asking took."""
         rules = dict.fromkeys((*self.asked, *self.reused))
         return {
+            "computed": dict(self.computed),
             "rules": {
                 rule: {"asked": self.asked[rule], "reused": self.reused[rule], "invalid": self.invalid[rule]}
                 for rule in rules

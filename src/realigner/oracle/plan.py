@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ from realigner.oracle.judge import Fact, JudgeCosts, RuleJudge, RuleQuestion
 from realigner.oracle.meter import Meter, tokens_of
 from realigner.oracle.policy_oracle import PolicyOracle
 from realigner.oracle.remember import RememberingJudge
-from realigner.records import Judgement
+from realigner.records import Judgement, RuleVerdict
 
 TOKENS_PER_VERDICT = 80
 """Assumed of an answer: a reason of a sentence or two and a verdict. Used until answers of the judge are stored."""
@@ -215,16 +215,24 @@ class Planner:
     ) -> None:
         self._seen.close()
 
-    def add(self, questions: Sequence[Judgement], sure: bool = True) -> None:
+    def add(
+        self,
+        questions: Sequence[Judgement],
+        sure: bool = True,
+        given: Sequence[Mapping[str, RuleVerdict]] | None = None,
+    ) -> None:
         """Count questions; those that were counted before are not counted again.
 
         Args:
             questions: any number; they are looked up together.
             sure: whether they will be asked in any case.
+            given: for each question, the verdicts of rules that need not be asked, by rule id.
         """
-        fresh = [question for question in questions if self._is_new(question, sure)]
+        known = [{} for _ in questions] if given is None else given
+        pairs = zip(questions, known, strict=True)
+        fresh = [(question, verdicts) for question, verdicts in pairs if self._is_new(question, sure)]
         self._questions += len(fresh) if sure else 0
-        for judge, asked in self._oracle.calls(fresh):
+        for judge, asked, _ in self._oracle.calls([q for q, _ in fresh], [verdicts for _, verdicts in fresh]):
             for leaf, always in leaves(judge):
                 self._count(leaf, asked, sure and always)
 

@@ -10,6 +10,7 @@ from realigner.oracle.judge import RuleJudge, RuleQuestion
 from realigner.oracle.meter import Meter
 from realigner.oracle.remember import NotRemembered, RememberingJudge, check_judge
 from realigner.oracle.rule_asking import ask_rules
+from realigner.oracle.rules import VERSION as CHECKS_VERSION
 from realigner.oracle.store import VerdictStore
 from realigner.policy import Policy, Rule
 from realigner.progress import Progress
@@ -55,11 +56,16 @@ class PolicyOracle:
 
     @property
     def identity(self) -> str:
-        """`judges/VERSION:POLICY_HASH` and who judges the rules of each kind."""
+        """`judges/VERSION.VERSION_OF_CHECKS:POLICY_HASH` and who judges the rules of each kind."""
         mode = "" if self.rules_per_call == 1 else f":rules_per_call={self.rules_per_call}"
-        return f"judges/{VERSION}:{self._policy.hash}{mode}" + "".join(
+        return f"judges/{VERSION}.{CHECKS_VERSION}:{self._policy.hash}{mode}" + "".join(
             f":{role}={identity}" for role, identity in self.judges.items()
         )
+
+    @property
+    def policy(self) -> Policy:
+        """The rules and the decision."""
+        return self._policy
 
     @property
     def judges(self) -> dict[str, str]:
@@ -92,6 +98,7 @@ class PolicyOracle:
             yield
         except NotRemembered:
             self.meter.reused.clear()
+            self.meter.computed.clear()
             raise
         finally:
             self.meter.may_ask = True
@@ -123,31 +130,51 @@ class PolicyOracle:
             LimitReached: a limit on calls or money is reached; what was answered is stored.
             OracleError: a judge breaks its contract.
         """
-        found: list[dict[str, RuleVerdict]] = [
-            {rule.id: rule.judge(asked.prompt, asked.response) for rule in self._computed} for asked in questions
-        ]
-        for judge, rules in self._judges.values():
-            recalled = (
-                judge.recall(questions, rules) if isinstance(judge, RememberingJudge) else [None] * len(questions)
-            )
-            for verdicts, known in zip(found, recalled, strict=True):
-                verdicts.update((verdict.rule, verdict) for verdict in known or ())
-            places = [place for place, known in enumerate(recalled) if known is None]
-            parts = self.parts(rules)
-            asked = [RuleQuestion(part, questions[place]) for place in places for part in parts]
-            for number, answer in ask_rules(judge, asked) if asked else ():
-                found[places[number // len(parts)]].update((verdict.rule, verdict) for verdict in answer.verdicts)
+        return self.judge_rest(questions, [{} for _ in questions])
+
+    def judge_rest(self, questions: Sequence[Judgement], given: Sequence[Mapping[str, RuleVerdict]]) -> list[Verdict]:
+        """Return the policy's verdict on each question, where the verdicts of some rules are known already.
+
+        Args:
+            questions: what is judged.
+            given: for each question, verdicts by rule id; those rules are neither computed nor asked.
+
+        Raises:
+            LimitReached: a limit on calls or money is reached; what was answered is stored.
+            OracleError: a judge breaks its contract.
+        """
+        found = [dict(verdicts) for verdicts in given]
+        for rule in self._computed:
+            for asked, verdicts in zip(questions, found, strict=True):
+                if rule.id not in verdicts:
+                    verdicts[rule.id] = rule.judge(asked.prompt, asked.response)
+                    self.meter.computed[rule.id] += 1
+        if not any(given):
+            self._recall(questions, found)
+        for judge, calls, places in self.calls(questions, found):
+            for number, answer in ask_rules(judge, calls) if calls else ():
+                found[places[number]].update((verdict.rule, verdict) for verdict in answer.verdicts)
         return [self._policy.decide([verdicts[rule.id] for rule in self._policy.rules]) for verdicts in found]
 
-    def calls(self, questions: Sequence[Judgement]) -> Iterator[tuple[RuleJudge, list[RuleQuestion]]]:
-        """Yield each judge with all that it would be asked if nothing were known."""
+    def calls(
+        self, questions: Sequence[Judgement], given: Sequence[Mapping[str, RuleVerdict]]
+    ) -> Iterator[tuple[RuleJudge, list[RuleQuestion], list[int]]]:
+        """Yield each judge with what it would be asked without a memory, and the place in `questions` of each."""
         for judge, rules in self._judges.values():
-            parts = self.parts(rules)
-            yield judge, [RuleQuestion(part, question) for question in questions for part in parts]
+            asked, places = [], []
+            for place, (question, verdicts) in enumerate(zip(questions, given, strict=True)):
+                left = tuple(rule for rule in rules if rule.id not in verdicts)
+                for start in range(0, len(left), self.rules_per_call):
+                    asked.append(RuleQuestion(left[start : start + self.rules_per_call], question))
+                    places.append(place)
+            yield judge, asked, places
 
-    def parts(self, rules: tuple[Rule, ...]) -> list[tuple[Rule, ...]]:
-        """Return the rules in groups that are judged together."""
-        return [rules[start : start + self.rules_per_call] for start in range(0, len(rules), self.rules_per_call)]
+    def _recall(self, questions: Sequence[Judgement], found: Sequence[dict[str, RuleVerdict]]) -> None:
+        """Take what is wholly stored by the short way."""
+        for judge, rules in self._judges.values():
+            if isinstance(judge, RememberingJudge):
+                for verdicts, known in zip(found, judge.recall(questions, rules), strict=True):
+                    verdicts.update((verdict.rule, verdict) for verdict in known or ())
 
 
 def remembering(judge: RuleJudge, store: VerdictStore | None, meter: Meter, rules_per_call: int) -> RuleJudge:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from realigner.errors import OracleError
 from realigner.oracle.judge import Fact, JudgeCosts, RuleAnswer, RuleQuestion
+from realigner.oracle.rules import VERSION
 from realigner.oracle.verdict_lines import check_keys, lines_of, read_label, read_prompt, read_text, shorten
 from realigner.policy import Rule
 from realigner.recipe_judges import RulesJudgeSettings, ScriptedJudgeSettings
@@ -30,7 +31,7 @@ class ChecksJudge:
     @property
     def identity(self) -> str:
         """`checks/VERSION`."""
-        return "checks/1"
+        return f"checks/{VERSION}"
 
     def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
         """Yield what the rules' checks say."""

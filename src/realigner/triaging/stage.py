@@ -8,9 +8,10 @@ from typing import Any
 from realigner.data import DataTally, read_corrections, read_pairs
 from realigner.errors import DataError
 from realigner.oracle import Oracle, PolicyOracle, open_oracle
-from realigner.oracle.build import asked_facts, judged_by
+from realigner.oracle.build import asked_facts, judged_by, judges_of
 from realigner.oracle.remember import NotRemembered
 from realigner.policy import Policy
+from realigner.policy.record import PolicyRecord
 from realigner.records import Label, Outcome
 from realigner.runs import Run
 from realigner.triaging.corrections import CorrectionIndex
@@ -42,8 +43,9 @@ def run_triage(run: Run) -> dict[str, Any]:
         logger.warning("%d corrections belong to no pair of the data", found.corrections_unknown)
     return {
         "data": read.as_dict(),
-        "policy": {"id": policy.id, "version": policy.version, "title": policy.title, "hash": policy.hash},
+        "policy": PolicyRecord.of(policy).as_dict(),
         "oracle": oracle.identity,
+        "judges": judges_of(oracle),
         **asked,
         **found.as_dict(),
     }

@@ -71,9 +71,9 @@ def test_each_rule_is_judged_as_it_says_and_the_policy_decides() -> None:
 
 def test_the_identity_names_the_policy_and_who_judges() -> None:
     oracle = PolicyOracle(TEN, {"llm": judge()})
-    assert oracle.identity == f"judges/1:{TEN.hash}:llm=scripted-rules/1:numbers"
+    assert oracle.identity == f"judges/1.1:{TEN.hash}:llm=scripted-rules/1:numbers"
     together = PolicyOracle(TEN, {"llm": judge(), "classifier": judge()}, rules_per_call=5)
-    assert together.identity == f"judges/1:{TEN.hash}:rules_per_call=5:llm=scripted-rules/1:numbers (5 rules a call)"
+    assert together.identity == f"judges/1.1:{TEN.hash}:rules_per_call=5:llm=scripted-rules/1:numbers (5 rules a call)"
 
 
 def test_a_rule_without_its_judge_is_refused_with_the_setting_to_make() -> None:

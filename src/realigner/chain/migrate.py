@@ -1,0 +1,215 @@
+"""`realigner migrate`: what a new policy would change in the pairs of an old run, before anybody trains."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from realigner import atomic
+from realigner.chain.carry import Carry
+from realigner.chain.moves import Moves, pair_rules
+from realigner.chain.record import policy_of
+from realigner.errors import OracleError
+from realigner.oracle import PolicyOracle
+from realigner.oracle.build import open_policy_oracle
+from realigner.oracle.plan import Plan, Planner
+from realigner.policy import Policy
+from realigner.policy.record import PolicyRecord
+from realigner.progress import SILENT, Progress
+from realigner.recipe import Recipe
+from realigner.records import Judgement, TriagedPair, Verdict
+from realigner.runs import StoredRun, load_run
+from realigner.triaging import outcome, read_triage
+
+WINDOW = 4096
+"""Pairs that are judged together: enough for a server with many slots never to wait."""
+FORMAT = 1
+"""Version of migrate.json."""
+COLUMNS = (
+    "id",
+    "split",
+    "old_outcome",
+    "new_outcome",
+    "rules",
+    "chosen_was",
+    "chosen_is",
+    "rejected_was",
+    "rejected_is",
+)
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What a new policy changes; or, of a dry run, only what finding out would take."""
+
+    run: Path
+    old: PolicyRecord
+    new: PolicyRecord
+    plan: Plan | None
+    """What judges had to be asked; None where every rule is computed."""
+    moves: Moves | None
+    verdicts: dict[str, dict[str, int]]
+    """By rule: verdicts `carried` over from the run, `computed`, `reused` from the store, `asked` of a judge."""
+    directory: Path | None
+    """Where `migrate.json`, `changes.csv` and `recipe.yaml` are."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON types: what `migrate.json` holds."""
+        return {
+            "format": FORMAT,
+            "run": str(self.run),
+            "old_policy": self.old.as_dict(),
+            "new_policy": self.new.as_dict(),
+            "plan": None if self.plan is None else self.plan.as_dict(),
+            **({} if self.moves is None else {"verdicts": self.verdicts, "moves": self.moves.as_dict()}),
+        }
+
+
+def migrate(
+    run: str | Path,
+    policy: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    out: str | Path | None = None,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> Migration:
+    """Judge the pairs of a run by a new policy, as far as it differs from the run's own, and compare the outcomes.
+
+    Verdicts of unchanged rules are taken over from the run; only the others are computed or asked.
+
+    Args:
+        run: a run directory whose stage `triage` is done.
+        policy: the new policy, a file or a shipped one.
+        recipe: the run's recipe with other settings of the oracle. Default: as it is.
+        out: where to write. Default: `migrate-HASH` in the run directory; what is there of the same policy is replaced.
+        dry_run: only say what judges would be asked; writes nothing.
+        progress: counts pairs.
+
+    Raises:
+        RunDirError: the run was not triaged, or does not know its own policy any more.
+        PolicyError: the new policy cannot be used.
+        OracleError: the run's oracle judges no single rules, or judges are missing.
+        LimitReached: a limit on calls or money stands against it.
+    """
+    stored = load_run(run)
+    old = policy_of(stored)
+    settings = recipe or stored.recipe
+    judged = Policy.load(policy, allow_code=settings.policy.allow_code)
+    new = PolicyRecord.of(judged)
+    with _oracle(settings, judged, reading=dry_run) as oracle:
+        facts = stored.facts("triage")
+        carry = Carry(old, facts.get("judges", {}), new, oracle)
+        plan = _plan(stored, oracle, carry, progress) if oracle.roles else None
+        if plan is not None and not dry_run:
+            for line in plan.lines():
+                progress.say(line)
+            plan.refuse_over(oracle.meter)
+        if dry_run:
+            return Migration(stored.directory, old, new, plan, None, {}, None)
+        directory = Path(out) if out is not None else stored.directory / f"migrate-{new.hash}"
+        moves = Moves(pair_rules(old, new))
+        with (
+            atomic.writing_directory(directory) as temporary,
+            (temporary / "changes.csv").open("w", encoding="utf-8", newline="") as table,
+            oracle.asking(plan.calls if plan else 0, progress),
+        ):
+            total = sum(facts["outcomes"].values())
+            _judge(read_triage(stored.path("triage.parquet")), oracle, carry, moves, table, progress, total)
+            found = Migration(stored.directory, old, new, plan, moves, _verdicts(new, carry, oracle), directory)
+            content = json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+            (temporary / "migrate.json").write_text(content + "\n", encoding="utf-8")
+            (temporary / "recipe.yaml").write_text(
+                next_recipe(stored, settings, policy, new).to_yaml(), encoding="utf-8"
+            )
+    return found
+
+
+def next_recipe(stored: StoredRun, settings: Recipe, policy: str | Path, new: PolicyRecord) -> Recipe:
+    """Return a recipe that starts the new run: the new policy, the run before it, and the model that it left."""
+    content = settings.model_dump()
+    base = Path.cwd()
+    content["policy"]["path"] = str(policy)
+    folder = stored.directory.resolve().parent
+    names = (f"{new.id}-{new.version}".replace("/", "-"), f"{new.id}-{new.hash}")
+    content["output"] = str(next((folder / name for name in names if not (folder / name).exists()), folder / names[-1]))
+    if (stored.directory / "model").is_dir():
+        content["model"]["path"] = str((stored.directory / "model").resolve())
+    return Recipe.parse(content, base=base)
+
+
+@contextmanager
+def _oracle(recipe: Recipe, policy: Policy, reading: bool) -> Iterator[PolicyOracle]:
+    settings = recipe.oracle
+    if settings.kind == "scripted":
+        raise OracleError(
+            "oracle.kind: scripted",
+            "verdicts on whole responses belong to one policy and say nothing of another",
+            "Name an oracle that judges rules, e.g. --set oracle.kind=rules --set oracle.path=null",
+        )
+    if settings.noise is not None:
+        raise OracleError(
+            "oracle.noise", "the run's outcomes hold mistakes made on purpose", "Migrate from a run without noise"
+        )
+    with open_policy_oracle(settings, policy, recipe.output, reading=reading) as oracle:
+        yield oracle
+
+
+def _plan(stored: StoredRun, oracle: PolicyOracle, carry: Carry, progress: Progress) -> Plan:
+    with Planner(oracle) as planner, progress.task("Looking up verdicts", None) as advance:
+        items = read_triage(stored.path("triage.parquet"))
+        while window := list(islice(items, WINDOW)):
+            given = [carry.verdicts(verdict, count=False) for item in window for verdict in _sides(item)]
+            planner.add(_questions(window), given=given)
+            advance(len(window))
+        return planner.plan()
+
+
+def _judge(
+    items: Iterator[TriagedPair],
+    oracle: PolicyOracle,
+    carry: Carry,
+    moves: Moves,
+    table: TextIO,
+    progress: Progress,
+    total: int,
+) -> None:
+    writer = csv.writer(table, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    with progress.task("Migrating", total) as advance:
+        while window := list(islice(items, WINDOW)):
+            given = [carry.verdicts(verdict) for item in window for verdict in _sides(item)]
+            verdicts = oracle.judge_rest(_questions(window), given)
+            for item, chosen, rejected in zip(window, verdicts[::2], verdicts[1::2], strict=True):
+                now = outcome(chosen.label, rejected.label)
+                behind = moves.add(_sides(item), (chosen, rejected), (item.outcome, now))
+                if now is not item.outcome:
+                    labels = (item.chosen_verdict, chosen, item.rejected_verdict, rejected)
+                    row = (item.pair.id, item.split, item.outcome.value, now.value, "; ".join(behind))
+                    writer.writerow(map(_harmless, (*row, *(verdict.label.value for verdict in labels))))
+            advance(len(window))
+
+
+def _sides(item: TriagedPair) -> tuple[Verdict, Verdict]:
+    return item.chosen_verdict, item.rejected_verdict
+
+
+def _questions(window: Sequence[TriagedPair]) -> list[Judgement]:
+    return [Judgement(i.pair.prompt, text) for i in window for text in (i.pair.chosen, i.pair.rejected)]
+
+
+def _verdicts(new: PolicyRecord, carry: Carry, oracle: PolicyOracle) -> dict[str, dict[str, int]]:
+    meter = oracle.meter
+    counts = {"carried": carry.carried, "computed": meter.computed, "reused": meter.reused, "asked": meter.asked}
+    return {rule.id: {name: found[rule.id] for name, found in counts.items()} for rule in new.rules}
+
+
+def _harmless(cell: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
