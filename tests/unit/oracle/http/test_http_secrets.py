@@ -165,7 +165,7 @@ def test_debug_output_of_the_command_and_its_files_do_not_hold_the_key(
         timeout=60,
     )
     assert run.returncode == code, run.stderr
-    assert "judge" in run.stderr
+    assert "judge" in run.stderr or "llm: " in run.stderr  # the judge that fails, or the plan of one that does not
     assert KEY not in run.stdout + run.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= (3 if code else 6)
