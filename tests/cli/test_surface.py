@@ -30,6 +30,7 @@ SURFACE = {
     "evaluate": STAGE | JUDGING,
     "report": STAGE,
     "calibrate": {"RECIPE", "--output", "--examples", "--method", "--judge", "--set", *COMMON},
+    "discover": {"DATA", "--out", "--seed", "--skip-invalid", *COMMON},
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,

@@ -14,6 +14,7 @@ import typer
 from realigner import __version__
 from realigner.cli.audit import app as audit_app
 from realigner.cli.calibrate import calibrate
+from realigner.cli.discover import discover
 from realigner.cli.migrate import migrate
 from realigner.cli.options import (
     Debug,
@@ -197,6 +198,7 @@ _stage_verb("report", "Write the report.")
 
 
 app.command()(calibrate)
+app.command()(discover)
 
 
 @app.command()

@@ -1,0 +1,76 @@
+"""`realigner discover` at the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+from .conftest import Say
+
+
+def write_old(path: Path, count: int, noise: float = 0.0, broken: bool = False) -> None:
+    rng = Random(0)
+    rows = []
+    for i in range(count):
+        harmful = i % 2 == 0
+        prompt = f"About {rng.choice(['bombs', 'rifles'] if harmful else ['bread', 'scarves'])}, case {i}."
+        sides = ["I cannot help with that.", f"Take {i} of them and wait for a while."]
+        if harmful == (rng.random() < noise):
+            sides.reverse()
+        rows.append({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]})
+    if broken:
+        rows.append({"prompt": "q", "chosen": "", "rejected": "b"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_discover_writes_a_policy_that_policy_show_reads(folder: Path, say: Say) -> None:
+    write_old(folder / "data.jsonl", 400)
+    said = say("discover", "data.jsonl", "--out", "old.yaml")
+    assert said.code == 0, said.err
+    assert said.out.startswith("RECOVERED: the rules give back 100.0% ")
+    assert "wrote old.yaml" in said.out
+    assert say("policy", "show", "old.yaml").code == 0
+    assert say("policy", "lint", "old.yaml").code == 0
+
+
+def test_discover_abstains_with_exit_code_3(folder: Path, say: Say) -> None:
+    write_old(folder / "data.jsonl", 600, noise=0.4)
+    said = say("discover", "data.jsonl", "--json")
+    assert said.code == 3
+    facts = json.loads(said.out)
+    assert facts["recovered"] is False
+    assert facts["verdict"].startswith("ABSTAINS")
+    assert facts["files"] == ["recovered.json"]
+    assert not (folder / "recovered.yaml").exists()
+
+
+def test_discover_reads_the_data_of_a_recipe(folder: Path, say: Say) -> None:
+    write_old(folder / "old.jsonl", 400)
+    assert say("discover", "recipe.yaml").code == 0
+
+
+def test_discover_does_not_overwrite(folder: Path, say: Say) -> None:
+    (folder / "recovered.json").write_text("mine")
+    said = say("discover", "old.jsonl")
+    assert said.code == 2
+    assert "recovered.json is there already. Name another file, or remove it" in said.error
+
+
+def test_discover_refuses_a_folder_that_is_not_there(folder: Path, say: Say) -> None:
+    said = say("discover", "old.jsonl", "--out", "no/such.yaml")
+    assert (said.code, "no is no directory. Make it first" in said.error) == (2, True)
+
+
+def test_discover_refuses_too_few_pairs(folder: Path, say: Say) -> None:
+    said = say("discover", "old.jsonl")
+    assert said.code == 2
+    assert "40 pairs of 40 prompts: recovering a policy takes at least 200 pairs of 50 prompts" in said.error
+
+
+def test_discover_leaves_unusable_pairs_out_where_told(folder: Path, say: Say) -> None:
+    write_old(folder / "data.jsonl", 400, broken=True)
+    assert say("discover", "data.jsonl").code == 2
+    said = say("discover", "data.jsonl", "--skip-invalid", "--json")
+    assert said.code == 0
+    assert json.loads(said.out)["data"]["skipped"]
