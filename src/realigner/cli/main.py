@@ -15,6 +15,7 @@ from realigner import __version__
 from realigner.cli.audit import app as audit_app
 from realigner.cli.calibrate import calibrate
 from realigner.cli.discover import discover
+from realigner.cli.estimate import estimate
 from realigner.cli.migrate import migrate
 from realigner.cli.options import (
     Debug,
@@ -199,6 +200,7 @@ _stage_verb("report", "Write the report.")
 
 app.command()(calibrate)
 app.command()(discover)
+app.command()(estimate)
 
 
 @app.command()

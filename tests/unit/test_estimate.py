@@ -1,0 +1,155 @@
+"""What a run will cost, against what torch counts while it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import saved_tiny, tiny_model
+from tiny_training import lora, mixture, trainer
+from torch.utils.flop_counter import FlopCounterMode
+
+from realigner.cli.main import main
+from realigner.errors import RecipeError
+from realigner.estimate import Lengths, estimate
+from realigner.model.encoded import row_of
+from realigner.model.logprobs import score_rows
+from realigner.recipe import Recipe
+from realigner.records import Outcome
+from realigner.train.batch import count
+
+LAYERS = 6  # the first is cheaper under LoRA: nothing below it needs a gradient
+GIVEN: dict[str, Any] = {"flops": 1e12, "bandwidth": 1e11}
+EVERY_OTHER = {"conflict": 0.5, "retained": 0.5}
+
+
+def recipe(tmp_path: Path, **changes: Any) -> Recipe:
+    model = saved_tiny("llama", tmp_path / "model", hidden=128, layers=LAYERS)
+    adapter = changes.pop("lora", {"rank": 4})
+    content = {
+        "output": str(tmp_path / "run"),
+        "model": {"path": str(model), "lora": adapter},
+        "data": {"path": "none.jsonl", "eval_fraction": 0.5},
+        "policy": {"path": "none.yaml"},
+        **changes,
+    }
+    return Recipe.parse(content)
+
+
+def stage(found: Any, name: str) -> Any:
+    return next(s for s in found.stages if s.stage == name)
+
+
+@pytest.mark.parametrize("adapter", [None, lora()], ids=["full", "lora"])
+@pytest.mark.parametrize("kept", ["forward", "hidden"])
+def test_training_computes_what_was_estimated(adapter: Any, kept: str, tmp_path: Path) -> None:
+    model = tiny_model("llama", hidden=128, layers=LAYERS)
+    run = trainer(tmp_path, mixture(32), model=model, adapter=adapter, loss={"kl_reference": kept})
+    data = run.train_dataset
+    batches = [run.data_collator([data[j] for j in range(i, i + 8)]) for i in range(0, 32, 8)]
+    run.current_gradient_accumulation_steps = 1
+    with FlopCounterMode(display=False) as counter:
+        for batch in batches:
+            run.training_step(run.model, batch, torch.tensor(count(batch)))
+    rows = [(row_of(data[i], "chosen"), row_of(data[i], "correction" if data[i]["correction_ids"] else "rejected"))
+            for i in range(32)]  # fmt: skip
+    lengths = Lengths(*(sum(n) / 32 for n in zip(
+        *((c.start, c.response_tokens, other.response_tokens) for c, other in rows), strict=True
+    )))  # fmt: skip
+    settings = recipe(
+        tmp_path, lora=None if adapter is None else {"rank": 4, "targets": ["q_proj", "v_proj"]},
+        loss={"kl_reference": kept},
+    )  # fmt: skip
+    found = estimate(settings, pairs=64, lengths=lengths, **GIVEN)
+    assert found.shares == EVERY_OTHER
+    assert stage(found, "train").flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_scoring_the_reference_computes_what_was_estimated(tmp_path: Path) -> None:
+    model = tiny_model("llama", hidden=128, layers=LAYERS)
+    data = trainer(tmp_path, mixture(32, (Outcome.INVERT,)), model=model).train_dataset
+    rows = [row_of(data[i], name) for i in range(32) for name in ("chosen", "rejected")]
+    with FlopCounterMode(display=False) as counter:
+        score_rows(model, rows)
+    lengths = Lengths(
+        sum(r.start for r in rows) / 64,
+        sum(r.response_tokens for r in rows[::2]) / 32,
+        sum(r.response_tokens for r in rows[1::2]) / 32,
+    )
+    found = estimate(recipe(tmp_path), pairs=128, lengths=lengths, **GIVEN)
+    assert stage(found, "reference").flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_the_model_is_counted_without_its_weights(tmp_path: Path) -> None:
+    settings = recipe(tmp_path)
+    for file in (tmp_path / "model").glob("*.safetensors"):
+        file.unlink()
+    shape = estimate(settings, pairs=10, lengths=Lengths(5, 5, 5), **GIVEN).shape
+    model = tiny_model("llama", hidden=128, layers=LAYERS)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.linear == sum(p.numel() for n, p in model.named_parameters() if "proj" in n)
+    assert (shape.hidden, shape.layers, shape.vocabulary) == (128, LAYERS, 400)
+
+
+def test_cost_is_linear_in_pairs_and_falls_with_devices(tmp_path: Path) -> None:
+    settings, lengths = recipe(tmp_path), Lengths(50, 20, 30)
+    one, ten = (estimate(settings, pairs=n, lengths=lengths, **GIVEN) for n in (1000, 10_000))
+    for name in ("reference", "weigh", "train"):
+        assert stage(ten, name).flops == pytest.approx(10 * stage(one, name).flops)
+        assert stage(ten, name).memory == stage(one, name).memory
+    shared = estimate(settings, pairs=1000, lengths=lengths, devices=4, **GIVEN)
+    assert stage(shared, "train").seconds == pytest.approx(stage(one, "train").seconds / 4)
+
+
+def test_keeping_hidden_states_costs_disk_and_saves_the_second_model(tmp_path: Path) -> None:
+    lengths = Lengths(50, 20, 30)
+    forward = estimate(recipe(tmp_path, lora=None), pairs=1000, lengths=lengths, **GIVEN)
+    hidden = estimate(
+        recipe(tmp_path, lora=None, loss={"kl_reference": "hidden"}), pairs=1000, lengths=lengths, **GIVEN
+    )
+    more = stage(hidden, "reference").disk - stage(forward, "reference").disk
+    assert more == pytest.approx(250 * 20 * 128 * 4)  # retained pairs on the training side, tokens, hidden size, fp32
+    assert stage(forward, "train").memory - stage(hidden, "train").memory == pytest.approx(4 * forward.shape.parameters)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pairs", "0"], "pairs = 0: it counts something that there is"),
+        (["--tflops", "-1"], "flops = -1"),
+        (["--lengths", "1,2"], "--lengths 1,2: it is three mean numbers of tokens"),
+        (["--lengths", "1,2,x"], "--lengths 1,2,x"),
+        ([], "none.jsonl"),
+    ],
+)
+def test_what_cannot_be_reckoned_with_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe(tmp_path).to_yaml(), encoding="utf-8")
+    assert main(["estimate", str(file), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_verb_prints_a_line_a_stage_and_the_same_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe(tmp_path).to_yaml(), encoding="utf-8")
+    options = ["--pairs", "20000", "--lengths", "130,60,60", "--tflops", "400", "--bandwidth", "3350"]
+    assert main(["estimate", str(file), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "20,000 pairs of 130 + 60 / 60 tokens (conflict 50%, retained 50%)"
+    assert [line.split()[0] for line in lines[5:11]] == ["reference", "weigh", "train", "generate", "evaluate", "all"]
+    assert main(["estimate", str(file), *options, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["pairs"] == 20_000
+    assert facts["hours"] == pytest.approx(sum(s["seconds"] for s in facts["stages"]) / 3600)
+
+
+def test_devices_are_counted_from_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="devices = 0"):
+        estimate(recipe(tmp_path), pairs=1, lengths=Lengths(1, 1, 1), devices=0, **GIVEN)
