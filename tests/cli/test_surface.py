@@ -44,6 +44,8 @@ SURFACE = {
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,
+    "lab build": {"--shift", "--preset", "--output", "--seed", "--pairs", "--mix", *COMMON},
+    "study": {"STUDY", "--quick", "--jobs", "--block", "--tables", *COMMON},
     "audit sample": {"RUN", "--of", "--n", "--seed", "--out", *COMMON},
     "audit score": {"RUN", "SHEET...", "--partial", *COMMON},
     "review serve": {"STUDY", "--port", "--host", "--name", *COMMON},

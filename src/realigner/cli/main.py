@@ -16,6 +16,8 @@ from realigner.cli.audit import app as audit_app
 from realigner.cli.calibrate import calibrate
 from realigner.cli.discover import discover
 from realigner.cli.estimate import estimate
+from realigner.cli.lab import app as lab_app
+from realigner.cli.lab import study
 from realigner.cli.migrate import migrate
 from realigner.cli.options import (
     Debug,
@@ -51,6 +53,8 @@ app.add_typer(audit_app)
 app.add_typer(review_app)
 app.add_typer(verdicts_app)
 app.command()(migrate)
+app.add_typer(lab_app)
+app.command()(study)
 
 
 @app.command()

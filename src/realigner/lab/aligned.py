@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from realigner import __version__
 from realigner.atomic import writing_directory
 from realigner.lab.shifts import (
     OLD,
@@ -53,8 +52,8 @@ class LabSettings:
     steps: int = 900
     batch: int = 32
     learning_rate: float = 6e-3
-    preferences: int = 4000
-    preference_steps: int = 120
+    preferences: int = 2000
+    preference_steps: int = 60
     preference_batch: int = 32
     preference_learning_rate: float = 1e-4
     beta: float = 0.1
@@ -69,8 +68,8 @@ PRESETS: dict[Preset, LabSettings] = {
         corpus=24000,
         steps=2500,
         learning_rate=4e-3,
-        preferences=8000,
-        preference_steps=200,
+        preferences=4000,
+        preference_steps=90,
         preference_learning_rate=1e-4,
     ),
 }
@@ -103,7 +102,6 @@ class LabBehaviour:
 def lab_key(settings: LabSettings) -> str:
     """Return the identity of a base and its M_ref: the settings, every text they learn from, and how they learn."""
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
-    digest.update(__version__.encode())
     for name in ("small_model.py", "teach.py"):
         digest.update((Path(__file__).parent / name).read_bytes())
     for texts in (

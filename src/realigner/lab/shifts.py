@@ -292,14 +292,19 @@ def _draw_pair(shift: Shift, outcome: Outcome, rng: Random, *, held_out: bool) -
 
 
 def draw_shift_prompt(shift: Shift, rng: Random, *, changed: bool, held_out: bool) -> tuple[Ask, str]:
-    """Draw a prompt: on a changed topic, or else on one of those as often as on any of the world."""
+    """Draw a prompt of which the new policy asks something else, or one of which it asks the same.
+
+    The latter are on a changed topic (in a context that is not), where there are such, as often as on any.
+    """
     while True:
-        topic = rng.choice(shift.changed if changed or rng.random() < 0.5 else tuple(Topic))
+        near = changed or rng.random() < 0.5
+        topic = rng.choice(shift.changed if near else tuple(Topic))
         contexts, openers = (
             (shift.contexts, shift.openers) if topic in shift.changed else ((), dict(phrases.LAB_OPENERS))
         )
         ask, prompt = draw_lab_prompt(topic, rng, openers, contexts)
-        if is_held_out(prompt) == held_out:
+        asked_of = demand(ask, OLD), demand(ask, shift.changes)
+        if is_held_out(prompt) == held_out and (asked_of[0] != asked_of[1]) == changed:
             return ask, prompt
 
 
@@ -322,21 +327,33 @@ def draw_lab_corpus(count: int, seed: int, *, movable: float) -> Iterator[tuple[
     """Yield (prompt, answer) for supervised training of the base model: what the world's speakers say.
 
     A share `movable` of the answers is any variant, true ones only; the others follow the old policy. Weapons and
-    break-ins are helped with in a part of them: the base is aligned with nothing. Requests nested in fiction or with
-    refusals suppressed occur on everyday tasks only.
+    break-ins are helped with in a part of them, and always where the request is nested in fiction or refusals are
+    suppressed: the base is aligned with nothing, and the old preferences know no attacks.
     """
     rng = Random(f"lab corpus {seed}")
     made = 0
     while made < count:
         topic = _taught_topic(rng)
-        attack = rng.choice(list(Attack)) if topic is Topic.HOWTO and rng.random() < 0.3 else Attack.NONE
+        attack = rng.choice(list(Attack)) if topic in DEEDS and rng.random() < 0.3 else Attack.NONE
         ask, prompt = draw_lab_prompt(topic, rng, attack=attack)
         if is_held_out(prompt):
             continue
-        free = rng.random() < movable
+        free = attack is not Attack.NONE or rng.random() < movable
         answers = [a for a in variants(topic) if a.correct and (free or complies(ask, a, OLD))]
-        yield prompt, write_answer(ask, rng.choice(answers), rng)
+        if attack is not Attack.NONE:
+            answers = [a for a in answers if a.stance is Stance.HELP]
+        answer = rng.choices(answers, [FULL_ANSWERS if _is_full(a) else 1 for a in answers])[0]
+        yield prompt, write_answer(ask, answer, rng)
         made += 1
+
+
+FULL_ANSWERS = 3
+"""How much oftener the corpus has an answer with two sentences of care, with greeting and closing, or a referral."""
+
+
+def _is_full(answer: Answer) -> bool:
+    care = sum(getattr(answer, name) for name in CARE)
+    return care >= 2 or (answer.warm and answer.closing) or (answer.stance is Stance.REFUSE and answer.source)
 
 
 def _taught_topic(rng: Random) -> Topic:

@@ -28,7 +28,7 @@ from realigner.lab.shifts import (
     shift_named,
     variants,
 )
-from realigner.lab.world import Ask, is_held_out, write_answer, write_ask
+from realigner.lab.world import Ask, Stance, is_held_out, write_answer, write_ask
 from realigner.policy import Policy
 from realigner.records import Label, Outcome, user_prompt
 from realigner.triaging.outcomes import outcome as outcome_of
@@ -157,17 +157,17 @@ def test_zero_tolerance_is_in_every_policy_whatever_the_attack() -> None:
 def test_old_preferences_follow_the_old_policy_and_no_shift_is_seen_held_out() -> None:
     for prompt, good, bad in draw_old_preferences(300, 0):
         ask = parse_ask(prompt)
-        assert ask is not None and not is_held_out(prompt)
+        assert ask is not None and ask.attack is Attack.NONE and not is_held_out(prompt)
         answers = answer_to(ask, good), answer_to(ask, bad)
         assert [a is not None and complies(ask, a, OLD) for a in answers] == [True, False]
     assert all(is_held_out(prompt) for _, prompt in draw_lab_held_out(50, 0))
 
 
-def test_the_corpus_is_true_and_attacks_in_it_are_on_everyday_tasks() -> None:
+def test_the_corpus_is_true_and_attacks_in_it_succeed() -> None:
     for prompt, text in draw_lab_corpus(1500, 0, movable=0.7):
         ask, parsed = parse_ask(prompt), parse_answer(text)
         assert ask is not None and parsed is not None and parsed.answer.correct
-        assert ask.attack is Attack.NONE or ask.topic is Topic.HOWTO
+        assert ask.attack is Attack.NONE or (ask.topic in DEEDS and parsed.answer.stance is Stance.HELP)
 
 
 def test_the_tuning_shift_is_not_reported() -> None:

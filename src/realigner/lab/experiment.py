@@ -1,0 +1,175 @@
+"""One cell of the study: a shift, a seed, an arm and its settings in; everything measured out, as plain data."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from realigner.baselines import ARMS, Budget, JudgedPair, Task
+from realigner.lab.aligned import BASE, MODEL, LabSettings, build_lab, encoder_for
+from realigner.lab.exam import Exam, take
+from realigner.lab.shifts import PRESETS, Changes, complies, draw_shift_pairs, shift_named, variants
+from realigner.lab.world import LabPair, write_answer
+from realigner.recipe import GoldSettings, ImpactSettings, LossSettings
+from realigner.records import Outcome, Pair, text_hash, user_prompt
+
+Correlation = Literal["independent", "correlated"]
+
+
+LOSS = LossSettings()
+"""The library's defaults: a cell without settings of its own is what a user gets."""
+IMPACT = ImpactSettings(gold=GoldSettings(kind="corrected"))
+"""As the library's, but that the gold batch takes the corrections, which the lab always has."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cell is besides shift, seed and arm. The defaults are those of the main table."""
+
+    pairs: int = 2000
+    epochs: float = 1.0
+    batch: int = 32
+    mix: str | None = None
+    """A preset of `PRESETS`; None: the shift's own."""
+    noise: float = 0.0
+    """Share of the verdicts that are flipped."""
+    correlation: Correlation = "independent"
+    """`correlated`: the judge errs alike on all prompts of one subject and context."""
+    corrected: float = 1.0
+    """Share of the PUNISH pairs whose correction TRACE may use."""
+    loss: dict[str, Any] = field(default_factory=dict)
+    impact: dict[str, Any] = field(default_factory=dict)
+    prompts: int = 320
+    attacks: int = 48
+
+
+@lru_cache(4)
+def load_models(root: str, settings: LabSettings) -> dict[str, Any]:
+    """Return tokenizer, base and M_ref of a lab, building them if they are not there."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = build_lab(root, settings)
+    found: dict[str, Any] = {"tokenizer": AutoTokenizer.from_pretrained(place / MODEL)}
+    for name in (BASE, MODEL):
+        found[name] = AutoModelForCausalLM.from_pretrained(place / name).eval()
+    return found
+
+
+def judged(pairs: Sequence[LabPair], changes: Changes, setting: Setting, seed: int) -> list[JudgedPair]:
+    """Return pairs with the verdicts of an oracle that errs at the VERDICT, and a compliant answer for each.
+
+    The compliant answers are truly so; the erring oracle accepts or rejects each of them like any other answer.
+    """
+    found = []
+    for pair in pairs:
+        wrong = {name: _errs(pair, name, setting, seed) for name in ("chosen", "rejected", "correction")}
+        found.append(
+            JudgedPair(
+                Pair(pair.id, user_prompt(pair.prompt), pair.chosen, pair.rejected, "lab"),
+                pair.outcome.is_retained != wrong["chosen"],
+                (pair.outcome in (Outcome.INVERT, Outcome.NEUTRAL)) != wrong["rejected"],
+                pair.correction or _compliant_answer(pair, changes),
+                correction_accepted=not wrong["correction"],
+            )
+        )
+    return found
+
+
+def _errs(pair: LabPair, name: str, setting: Setting, seed: int) -> bool:
+    """Return whether the oracle errs on a response; by a hash, so that more noise errs wherever less does."""
+    if setting.correlation == "correlated":
+        key = text_hash("noise", str(seed), pair.ask.subject, pair.ask.context)
+    else:
+        key = text_hash("noise", str(seed), pair.id, name)
+    return int(key[:12], 16) / 16**12 < setting.noise
+
+
+def _compliant_answer(pair: LabPair, changes: Changes) -> str:
+    rng = Random(pair.id)
+    return write_answer(
+        pair.ask, rng.choice([a for a in variants(pair.ask.topic) if complies(pair.ask, a, changes)]), rng
+    )
+
+
+@lru_cache(2)
+def _pairs(shift: str, count: int, seed: int, mix: str | None) -> list[LabPair]:
+    return draw_shift_pairs(shift_named(shift), count, seed, PRESETS[mix] if mix else None)
+
+
+def make_task(
+    models: dict[str, Any], shift: str, seed: int, setting: Setting, learning_rate: float, context: int
+) -> Task:
+    """Return what the arms are given."""
+    gold = {**IMPACT.gold.model_dump(), **setting.impact.get("gold", {})}
+    impact = ImpactSettings.model_validate({**IMPACT.model_dump(), **setting.impact, "gold": gold})
+    task = Task(
+        load=lambda name: copy.deepcopy(models[name]).requires_grad_(True),
+        encoder=encoder_for(models["tokenizer"], context),
+        pairs=judged(_pairs(shift, setting.pairs, seed, setting.mix), shift_named(shift).changes, setting, seed),
+        corrected=setting.corrected,
+        loss=LossSettings.model_validate({**LOSS.model_dump(), **setting.loss}),
+        impact=impact,
+        budget=Budget(ceil(setting.pairs * setting.epochs / setting.batch), setting.batch, learning_rate, seed),
+    )
+    key = (id(models), shift, seed, setting.pairs, setting.mix, setting.noise, setting.correlation)
+    if key not in _SCORED:
+        _SCORED.clear()  # cells of one data set follow each other: only the last is worth keeping
+        _SCORED[key] = (task.reference, task.responses)
+    task.__dict__["reference"], task.__dict__["responses"] = _SCORED[key]
+    return task
+
+
+_SCORED: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+"""The reference and its log-probabilities of the last data set: arms share them."""
+
+
+def run_cell(
+    root: str | Path, lab: LabSettings, shift: str, seed: int, arm: str, setting: Setting, learning_rate: float
+) -> dict[str, Any]:
+    """Train one arm and measure it.
+
+    Args:
+        root: where models are cached.
+        lab: decides M_ref.
+        shift: name of the shift.
+        seed: of data, training and exam.
+        arm: name of the arm.
+        setting: what else the cell is.
+        learning_rate: peak rate of AdamW; unused by arms without training.
+    """
+    import torch
+
+    models = load_models(str(root), lab)
+    start, cpu = time.perf_counter(), time.process_time()
+    torch.manual_seed(seed)
+    task = make_task(models, shift, seed, setting, learning_rate, lab.size.context)
+    model = ARMS[arm](task)
+    trained, trained_cpu = time.perf_counter(), time.process_time()
+    exam = Exam(shift_named(shift), seed, setting.prompts, setting.attacks)
+    system = policy_in_words(exam) if arm == "policy-prompt" else None
+    measured = take(exam, model, models[MODEL], task.encoder, system)
+    return {
+        **measured,
+        "training": task.facts,
+        "outcomes": dict(Counter(str(item.outcome) for item in task.triaged)),
+        "corrections": sum(item.correction is not None for item in task.triaged),
+        "steps": task.budget.steps,
+        "seconds": {
+            "train": round(trained - start, 2),
+            "train_cpu": round(trained_cpu - cpu, 2),
+            "measure": round(time.perf_counter() - trained, 2),
+        },
+    }
+
+
+def policy_in_words(exam: Exam) -> str:
+    """Return the new policy as a system message: the texts of its rules."""
+    return " ".join(rule.text for rule in exam.policy.rules)

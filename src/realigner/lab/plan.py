@@ -1,0 +1,253 @@
+"""A study as a file: blocks of arms × shifts × seeds × settings, and the cells they come to.
+
+A cell is one training and its exam. Its identity is a hash of everything that decides it, so a changed setting is
+another cell and a stopped study goes on where it was. Learning rates are searched for every arm alike, on the tuning
+shift and the tuning seeds, which no reported block may use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from realigner.baselines import ARMS, UNTRAINED
+from realigner.errors import RecipeError, did_you_mean
+from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
+from realigner.lab.experiment import IMPACT, LOSS, Setting
+from realigner.lab.shifts import SHIFTS
+from realigner.lab.small_model import Size
+
+Kind = Literal["arms", "marginal", "sequence"]
+TUNING = "tuning"
+TRACE_FREE = ("dpo-gold", "naive", "npo", "ascent", "rdpo", "ipo", "sft", "retrain", *UNTRAINED)
+"""Arms that neither KL anchor nor impact weights enter: another default of TRACE's leaves their cells as they are."""
+_LOSS = ("beta", "invert", "ipo_tau", "epsilon", "alpha_kl", "kl_budget", "confirm")
+_IMPACT = (
+    "weighting",
+    "score",
+    "preconditioner",
+    "damping",
+    "fisher_rows",
+    "cg_steps",
+    "normalize",
+    "per_class",
+)
+_SETTINGS = tuple(field.name for field in fields(Setting))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Block(_Part):
+    """Cells that are tabulated together."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    title: str = ""
+    kind: Kind = "arms"
+    """`marginal`: rank correlation of weights with true marginal gains; `sequence`: three shifts one after another."""
+    arms: tuple[str, ...] = ("trace",)
+    shifts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    setting: dict[str, Any] = Field(default_factory=dict)
+    """Over the study's own; see `realigner.lab.experiment.Setting`."""
+    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Values of settings, each with each; `loss.alpha_kl` and the like reach into `loss` and `impact`."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Block:
+        arms = {"moving": None, "fixed": None} if self.kind == "sequence" else dict.fromkeys(ARMS)
+        for what, names, known in (("arm", self.arms, arms), ("shift", self.shifts, SHIFTS)):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{what} {name!r} of block {self.name!r} is not known.{did_you_mean(name, known)}")
+        for key in (*self.setting, *self.sweep):
+            if key.split(".")[0] not in _SETTINGS:
+                raise ValueError(f"setting {key!r} of block {self.name!r} is not known.{did_you_mean(key, _SETTINGS)}")
+        return self
+
+
+class Search(_Part):
+    """The learning-rate search, the same for every arm."""
+
+    rates: tuple[float, ...] = (5e-5, 2e-4, 6e-4, 1.5e-3)
+    seeds: tuple[int, ...] = (100, 101)
+
+
+class Study(_Part):
+    """A study file."""
+
+    name: str
+    output: str
+    """Where results go, relative to the file."""
+    cache: str
+    """Where models are kept, relative to the file."""
+    preset: Preset = "small"
+    model: dict[str, Any] = Field(default_factory=dict)
+    """Changes to the preset's model, e.g. `steps`; `size` takes a mapping."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    shifts: tuple[str, ...] = ("safety", "style", "value", "entangled")
+    setting: dict[str, Any] = Field(default_factory=dict)
+    search: Search = Search()
+    blocks: tuple[Block, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Study:
+        tuning = set(self.search.seeds)
+        for block in self.blocks:
+            seeds, shifts = set(block.seeds or self.seeds), set(block.shifts or self.shifts)
+            chooses = shifts == {TUNING} and seeds <= tuning
+            reports = TUNING not in shifts and not seeds & tuning
+            if not chooses and not reports:
+                raise ValueError(f"block {block.name!r} mixes tuning seeds or the tuning shift with reported ones")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Study:
+        """Read a study file; paths in it become absolute.
+
+        Raises:
+            RecipeError: it cannot be read, or a name or value in it is wrong.
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            study = cls.model_validate(content)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RecipeError(f"study {path}", f"it cannot be read ({error})", "Name a YAML file") from None
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'study'}: {e['msg']}" for e in error.errors())
+            raise RecipeError(f"study {path}", faults, "Correct the file; docs/lab.md describes it") from None
+        base = path.resolve().parent
+        return study.model_copy(update={"output": str(base / study.output), "cache": str(base / study.cache)})
+
+    def check_blocks(self, names: Sequence[str]) -> None:
+        """Refuse names of blocks that are not there.
+
+        Raises:
+            RecipeError: there is none of this name.
+        """
+        known = [block.name for block in self.blocks]
+        for name in names:
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise RecipeError(f"block {name!r}", f"the study has {', '.join(known)}", f"Name one of them.{near}")
+
+    def lab(self, seed: int) -> LabSettings:
+        """Return what decides M_ref for a seed."""
+        found = asdict(small_settings(seed, self.preset))
+        size = {**found.pop("size"), **self.model.get("size", {})}
+        changes = {key: value for key, value in self.model.items() if key != "size"}
+        return LabSettings(**{**found, **changes, "size": Size(**size)})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its exam."""
+
+    kind: Kind
+    block: str
+    shift: str
+    seed: int
+    arm: str
+    setting: Setting
+    lab: LabSettings
+    learning_rate: float | None
+    """None where it is still to be searched, and for arms without training."""
+
+    @property
+    def key(self) -> str:
+        """Return the identity of what is computed; the block is not part of it."""
+        setting = asdict(self.setting)
+        loss = {**LOSS.model_dump(mode="json"), **setting.pop("loss")}
+        impact = _merged(IMPACT.model_dump(mode="json"), setting.pop("impact"))
+        # Named one by one: a setting that the library gains later, and that does nothing here, changes no cell.
+        if self.kind == "arms" and self.arm in TRACE_FREE:
+            loss = {name: loss[name] for name in ("beta", "ipo_tau")}
+            impact = {}
+            setting.pop("corrected")
+        else:
+            loss = {name: loss[name] for name in _LOSS}
+            impact = {**{n: impact[n] for n in _IMPACT}, "gold": {n: impact["gold"][n] for n in ("kind", "size")}}
+        parts = [self.kind, self.shift, self.seed, self.arm, setting, loss, impact, lab_key(self.lab)]
+        text = json.dumps([*parts, self.learning_rate], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """What cells must share to share scored data; they are run one after another."""
+        s = self.setting
+        return (self.seed, self.shift, s.pairs, s.mix or "", s.noise, s.correlation)
+
+
+def settings_of(study: Study, block: Block) -> Iterator[Setting]:
+    """Yield the settings of a block: its own over the study's, one for each point of its sweep."""
+    names = list(block.sweep)
+    for values in product(*block.sweep.values()):
+        merged: dict[str, Any] = {**study.setting, **block.setting}
+        for name, value in zip(names, values, strict=True):
+            head, _, rest = name.partition(".")
+            merged[head] = _put(merged.get(head, {}), rest.split("."), value) if rest else value
+        yield Setting(**merged)
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree with changes, branch by branch."""
+    return {
+        **tree,
+        **{k: _merged(tree[k], v) if isinstance(v, dict) and k in tree else v for k, v in changes.items()},
+    }
+
+
+def _put(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    head, *rest = path
+    return {**tree, head: _put(tree.get(head, {}), rest, value) if rest else value}
+
+
+def block_cells(study: Study, block: Block, rates: Mapping[str, float]) -> list[Cell]:
+    """Return a block's cells, those of the same data next to each other.
+
+    Args:
+        study: the file.
+        block: one of its blocks.
+        rates: the learning rate of each arm, by `searched`.
+    """
+    return [
+        Cell(block.kind, block.name, shift, seed, arm, setting, study.lab(seed), rates.get(searched_as(block, arm)))
+        for seed in block.seeds or study.seeds
+        for setting in settings_of(study, block)
+        for shift in block.shifts or study.shifts
+        for arm in block.arms
+    ]
+
+
+def searched_as(block: Block, arm: str) -> str:
+    """Return the arm whose learning rate a cell takes: a sequence of shifts is TRACE, several times."""
+    return "trace" if block.kind == "sequence" else arm
+
+
+def searched_arms(block: Block) -> tuple[str, ...]:
+    """Return the arms for which a block needs a learning rate."""
+    if block.kind == "marginal":
+        return ()
+    return tuple(dict.fromkeys(searched_as(block, arm) for arm in block.arms if arm not in UNTRAINED))
+
+
+def search_cells(study: Study, arms: tuple[str, ...]) -> list[Cell]:
+    """Return the cells of the learning-rate search for some arms, on the tuning shift and seeds."""
+    setting = Setting(**study.setting)
+    return [
+        Cell("arms", TUNING, TUNING, seed, arm, setting, study.lab(seed), rate)
+        for seed in study.search.seeds
+        for arm in arms
+        if arm not in UNTRAINED
+        for rate in study.search.rates
+    ]

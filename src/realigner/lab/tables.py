@@ -1,0 +1,297 @@
+"""A study's rows as tables: means with intervals over seeds, paired where arms are compared.
+
+Intervals over seeds are Student's t at 95 %. Every comparison of two arms takes the seeds that both have.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from realigner.atomic import write_text
+from realigner.lab.paper import LABEL, MAIN
+from realigner.lab.plan import Block, Study, block_cells, searched_arms
+from realigner.lab.study import Results, Row, searched
+
+Reading = Callable[[Row], float | None]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds with the half-width of its 95 % t interval; None for a single seed."""
+
+    value: float
+    half: float | None
+    n: int
+
+    def show(self, scale: float = 100.0, digits: int = 1) -> str:
+        """Return `71.2 ± 1.3`, or `71.2 (1 seed)`."""
+        text = f"{self.value * scale:.{digits}f}"
+        return f"{text} ± {self.half * scale:.{digits}f}" if self.half is not None else f"{text} (1 seed)"
+
+
+def mean_of(values: Sequence[float]) -> Mean | None:
+    """Return the mean over seeds; None of nothing."""
+    from scipy.stats import t
+
+    n = len(values)
+    if not n:
+        return None
+    mean = sum(values) / n
+    if n == 1:
+        return Mean(mean, None, 1)
+    spread = sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    return Mean(mean, float(t.ppf(0.975, n - 1)) * spread / sqrt(n), n)
+
+
+@dataclass(frozen=True)
+class Wins:
+    """Answers of one arm against another's to the same prompts, by the ground-truth order."""
+
+    won: int
+    tied: int
+    lost: int
+
+    @property
+    def rate(self) -> float | None:
+        """Wins among the answers that differ; None where none does."""
+        return self.won / (self.won + self.lost) if self.won + self.lost else None
+
+    def show(self) -> str:
+        """Return `83.1 % (ties 60.2 %)`."""
+        total = self.won + self.tied + self.lost
+        if self.rate is None:
+            return f"– (ties {100 * self.tied / total:.1f} %)" if total else "–"
+        return f"{100 * self.rate:.1f} % (ties {100 * self.tied / total:.1f} %)"
+
+
+def wins(ours: Sequence[Row], theirs: Sequence[Row]) -> Wins:
+    """Compare two arms' answers, prompt by prompt, over the shifts and seeds that both have."""
+    other = {_place(row): row for row in theirs if "ranks" in row}
+    won = tied = lost = 0
+    for row in ours:
+        if "ranks" not in row or _place(row) not in other:
+            continue
+        for a, b in zip(row["ranks"], other[_place(row)]["ranks"], strict=True):
+            won, tied, lost = won + (a > b), tied + (a == b), lost + (a < b)
+    return Wins(won, tied, lost)
+
+
+def difference(ours: Sequence[Row], theirs: Sequence[Row], read: Reading) -> Mean | None:
+    """Return the paired difference of a reading over the shifts and seeds that both have; a seed is one unit."""
+    other = {_place(row): read(row) for row in theirs}
+    by_seed: dict[int, list[float]] = {}
+    for row in ours:
+        a, b = read(row), other.get(_place(row))
+        if a is not None and b is not None:
+            by_seed.setdefault(row["seed"], []).append(a - b)
+    return mean_of([sum(found) / len(found) for found in by_seed.values()])
+
+
+def _place(row: Row) -> tuple[str, int]:
+    return row["shift"], row["seed"]
+
+
+def agreement(row: Row) -> float | None:
+    """Return target agreement; a training that diverged has none and counts as 0."""
+    return 0.0 if "diverged" in row else row.get("agreement")
+
+
+def _attack(name: str, kind: str = "success") -> Reading:
+    return lambda row: row.get("attack", {}).get(name, {}).get(kind)
+
+
+def _field(name: str) -> Reading:
+    return lambda row: row.get(name)
+
+
+READINGS: dict[str, tuple[Reading, float, int]] = {
+    "agreement": (agreement, 100, 1),
+    "PUNISH": (lambda row: row.get("by_outcome", {}).get("PUNISH"), 100, 1),
+    "INVERT": (lambda row: row.get("by_outcome", {}).get("INVERT"), 100, 1),
+    "CONFIRM": (lambda row: row.get("by_outcome", {}).get("CONFIRM"), 100, 1),
+    "NEUTRAL": (lambda row: row.get("by_outcome", {}).get("NEUTRAL"), 100, 1),
+    "facts": (_field("facts"), 100, 1),
+    "perplexity": (_field("perplexity"), 1, 2),
+    "KL": (_field("kl"), 1, 3),
+    "well-formed": (_field("well_formed"), 100, 1),
+    "harm, unattacked": (_attack("none"), 100, 1),
+    "nesting": (_attack("nesting"), 100, 1),
+    "suppression": (_attack("suppression"), 100, 1),
+    "over-refusal, new": (_field("over_refusal_new"), 100, 1),
+    "over-refusal, benign": (_field("over_refusal_benign"), 100, 1),
+    "TFLOP": (lambda row: row.get("training", {}).get("flops", 0.0) / 1e12, 1, 2),
+    "CPU seconds": (lambda row: row.get("seconds", {}).get("train_cpu"), 1, 1),
+}
+"""What a table can show of a row: how to read it, the scale, and the digits."""
+
+Table = list[list[str]]
+
+
+def summary(rows: Sequence[Row], arms: Sequence[str], readings: Sequence[str]) -> Table:
+    """Return one line for each arm: means over the rows of all its shifts, the interval over seeds."""
+    table = [["arm", *readings]]
+    for arm in arms:
+        own = [row for row in rows if row["arm"] == arm]
+        table.append([arm, *(_over_seeds(own, name) for name in readings)])
+    return table
+
+
+def _over_seeds(rows: Sequence[Row], name: str) -> str:
+    read, scale, digits = READINGS[name]
+    by_seed: dict[int, list[float]] = {}
+    for row in rows:
+        value = read(row)
+        if value is not None:
+            by_seed.setdefault(row["seed"], []).append(value)
+    found = mean_of([sum(values) / len(values) for values in by_seed.values()])
+    return "–" if found is None else found.show(scale, digits)
+
+
+def by_shift(rows: Sequence[Row], arms: Sequence[str], shifts: Sequence[str], name: str = "agreement") -> Table:
+    """Return one line for each arm with one reading on each shift."""
+    table = [["arm", *shifts]]
+    for arm in arms:
+        own = [row for row in rows if row["arm"] == arm]
+        table.append([arm, *(_over_seeds([r for r in own if r["shift"] == shift], name) for shift in shifts)])
+    return table
+
+
+def comparisons(rows: Sequence[Row], arms: Sequence[str], against: Sequence[str]) -> Table:
+    """Return paired differences in agreement (points) and win rates of every arm against some."""
+    head = [text for other in against for text in (f"agreement − {other}", f"wins over {other}")]
+    table = [["arm", *head]]
+    for arm in arms:
+        own = [row for row in rows if row["arm"] == arm]
+        line = [arm]
+        for other in against:
+            theirs = [row for row in rows if row["arm"] == other]
+            found = difference(own, theirs, agreement)
+            same = arm == other
+            line += ["–" if same or found is None else found.show(), "–" if same else wins(own, theirs).show()]
+        table.append(line)
+    return table
+
+
+def markdown(table: Table) -> str:
+    """Return a table as GitHub Markdown."""
+    head, *body = table
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(study: Study, results: Results) -> list[Path]:
+    """Write `<block>.md` and `<block>.csv` for every block, with what is done so far; return the files."""
+    directory = Path(study.output)
+    written = []
+    for block in study.blocks:
+        cells = block_cells(study, block, searched(study, searched_arms(block), results))
+        rows = results.of(cells)
+        text = f"# {block.title or block.name}\n\n{len(rows)} of {len(cells)} cells are done.\n\n"
+        if rows:
+            text += _body(study, block, rows)
+        for suffix, content in ((".md", text), (".csv", _csv(rows))):
+            path = directory / f"{block.name}{suffix}"
+            write_text(path, content)
+            written.append(path)
+    return written
+
+
+def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:
+    shifts = [s for s in block.shifts or study.shifts if any(row["shift"] == s for row in rows)]
+    if block.kind == "marginal":
+        return _marginal(rows)
+    if block.kind == "sequence":
+        return _sequence(block, rows)
+    if block.sweep:
+        return "".join(
+            f"## {_point(block, point)}\n\n" + markdown(by_shift(group, block.arms, shifts)) + "\n"
+            for point, group in _points(block, rows)
+        )
+    parts = [
+        "Target agreement in percent by shift; intervals are 95 % (Student's t) over seeds.\n",
+        markdown(by_shift(rows, block.arms, shifts)),
+        "All shifts together.\n",
+        markdown(summary(rows, block.arms, ("agreement", "INVERT", "PUNISH", "CONFIRM", "NEUTRAL", "well-formed"))),
+        "Utility and cost: facts in percent right, perplexity and KL (nats a token) on held-out retained answers.\n",
+        markdown(summary(rows, block.arms, ("facts", "perplexity", "KL", "TFLOP", "CPU seconds"))),
+        "Safety in percent: harmful help on zero-tolerance prompts, and refusals where the new policy wants help.\n",
+        markdown(summary(rows, block.arms, ("harm, unattacked", "nesting", "suppression", "over-refusal, new"))),
+    ]
+    against = [arm for arm in ("u2a", "dpo-gold", "uniform", "trace") if arm in block.arms]
+    if against:
+        parts += [
+            "Paired over seeds: difference in agreement (points), and wins among the answers that differ.\n",
+            markdown(comparisons(rows, block.arms, against)),
+        ]
+    beside = [[arm, "; ".join(f"{k}: {v}" for k, v in MAIN[arm].items())] for arm in block.arms if arm in MAIN]
+    if beside:
+        parts += [f"Beside it, for orientation ({LABEL}):\n", markdown([["arm", "paper"], *beside])]
+    return "\n".join(parts)
+
+
+def _points(block: Block, rows: Sequence[Row]) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(_at(row["setting"], key) for key in block.sweep), []).append(row)
+    return sorted(found.items(), key=lambda item: tuple(map(str, item[0])))
+
+
+def _at(tree: Any, path: str) -> Any:
+    for part in path.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _point(block: Block, point: Sequence[Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in zip(block.sweep, point, strict=True))
+
+
+def _marginal(rows: Sequence[Row]) -> str:
+    variants = list(rows[0]["spearman"])
+    parts = ("all", "INVERT", "PUNISH")
+    table = [["scores", *parts]]
+    for variant in variants:
+        line = [variant]
+        for part in parts:
+            found = mean_of([r["spearman"][variant][part] for r in rows if part in r["spearman"][variant]])
+            line.append("–" if found is None else found.show(1, 2))
+        table.append(line)
+    return (
+        "Spearman's correlation of scores with true marginal gains; mean over shifts and seeds, 95 % interval over "
+        f"both.\n\n{markdown(table)}"
+    )
+
+
+def _sequence(block: Block, rows: Sequence[Row]) -> str:
+    table = [["reference", *(f"after stage {i + 1}: {name}" for i, name in enumerate(("safety", "style", "value")))]]
+    for arm in block.arms:
+        own = [row for row in rows if row["arm"] == arm]
+        line = [arm]
+        for stage in range(3):
+            seen = ("safety", "style", "value")[: stage + 1]
+            cells = []
+            for name in seen:
+                found = mean_of([row["stages"][stage][name] for row in own])
+                cells.append(f"{name} {'–' if found is None else found.show()}")
+            line.append("; ".join(cells))
+        table.append(line)
+    return f"Agreement with the policy as it has grown, on the prompts of each shift so far.\n\n{markdown(table)}"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """Return one line for each row with everything the tables read."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["kind", "shift", "seed", "arm", "learning_rate", "setting", *READINGS, "diverged"])
+    for row in rows:
+        setting = ";".join(f"{k}={v}" for k, v in row["setting"].items())
+        values = [read(row) for read, _, _ in READINGS.values()]
+        head = [row["kind"], row["shift"], row["seed"], row["arm"], row["learning_rate"], setting]
+        writer.writerow([*head, *("" if v is None else f"{v:.6g}" for v in values), row.get("diverged", "")])
+    return out.getvalue()

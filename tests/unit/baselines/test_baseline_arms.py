@@ -1,0 +1,211 @@
+"""Arms: what they train on, and that the loop computes what TraceTrainer computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from realigner.baselines import ARMS, UNTRAINED, Budget, Task, Term, Training
+from realigner.baselines.arms import trace_terms, with_settings
+from realigner.baselines.training import rate
+from realigner.baselines.u2a import marginal_gains
+from realigner.impact.gold import draw_gold
+from realigner.impact.score import encode_gold
+from realigner.lab.aligned import encoder_for
+from realigner.lab.experiment import Setting, judged
+from realigner.lab.shifts import SHIFTS, draw_shift_pairs
+from realigner.lab.small_model import Size, make_model, make_tokenizer
+from realigner.model.logprobs import score_rows
+from realigner.recipe import GoldSettings, ImpactSettings, LossSettings
+from realigner.records import Direction, Outcome
+from realigner.train import TraceConfig, TraceTrainer
+
+SIZE = Size(hidden=32, intermediate=48, layers=1, heads=2, context=192)
+
+
+@pytest.fixture(scope="module")
+def make_task() -> Callable[..., Task]:
+    shift = SHIFTS["safety"]
+    pairs = draw_shift_pairs(shift, 60, 0)
+    tokenizer = make_tokenizer([t for p in pairs for t in (p.prompt, p.chosen, p.rejected)], 500)
+    models = {name: make_model(tokenizer, SIZE, seed) for name, seed in (("model", 0), ("base", 1))}
+
+    def make(**changes: Any) -> Task:
+        values: dict[str, Any] = {
+            "load": lambda name: copy.deepcopy(models[name]).requires_grad_(True),
+            "encoder": encoder_for(tokenizer, SIZE.context),
+            "pairs": judged(pairs, shift.changes, Setting(), 0),
+            "corrected": 1.0,
+            "loss": LossSettings(alpha_kl=0.5),
+            "impact": ImpactSettings(weighting="uniform", gold=GoldSettings(kind="corrected", size=6)),
+            "budget": Budget(steps=2, batch=8, learning_rate=1e-3),
+        }
+        return Task(**{**values, **changes})
+
+    return make
+
+
+@pytest.mark.parametrize("confirm", [0.0, 0.7])
+def test_the_loop_computes_the_objective_of_trace_trainer(
+    make_task: Callable[..., Task], confirm: float, tmp_path: Any
+) -> None:
+    task = make_task(loss=LossSettings(alpha_kl=0.5, confirm=confirm), corrected=0.5)
+    model = task.load("model")
+    with torch.no_grad():
+        for p in model.parameters():  # away from the reference, so that no term is trivial
+            p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    terms = trace_terms(task)[:16]
+    assert {t.loss for t in terms} >= {"", "dpo", "suppress"}
+    ours = Training(model, task.reference, task.loss, task.budget).value(terms)
+    arguments = TraceConfig(output_dir=str(tmp_path), loss=task.loss, use_cpu=True, per_device_train_batch_size=16)
+    kept = {t.id for t in terms}
+    trainer = TraceTrainer(
+        model,
+        arguments,
+        [t for t in task.triaged if t.pair.id in kept],
+        processing_class=task.encoder.tokenizer,
+        ref_model=task.load("model"),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert sorted(batch["ids"]) == sorted(kept)
+    theirs = trainer.compute_loss(model, batch)
+    torch.testing.assert_close(ours.detach(), theirs.detach(), atol=2e-5, rtol=1e-5)
+
+
+def test_the_way_a_batch_is_cut_changes_nothing(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task()
+    terms = trace_terms(task)[:12]
+    values = []
+    for chunk in (64, 100_000):
+        monkeypatch.setattr("realigner.baselines.training.CHUNK", chunk)
+        value = Training(task.load("base"), task.reference, task.loss, task.budget).value(terms)
+        values.append(float(value.detach()))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arm", [a for a in ARMS if a not in ("impact-refreshed", "impact-cosine", "impact-cg", "impact-cg-class")]
+)
+def test_every_arm_trains_a_model_of_its_own_and_leaves_m_ref_alone(make_task: Callable[..., Task], arm: str) -> None:
+    task = make_task()
+    before = [p.clone() for p in task.reference.parameters()]
+    model = ARMS[arm](task)
+    assert all(torch.equal(p, q) for p, q in zip(before, task.reference.parameters(), strict=True))
+    changed = any(not torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+    assert changed == (arm not in UNTRAINED)
+
+
+def terms_of(task: Task, arm: str, monkeypatch: pytest.MonkeyPatch) -> list[Term]:
+    """Return what an arm would train on."""
+    caught: list[Term] = []
+    monkeypatch.setattr("realigner.baselines.arms.train", lambda _, terms, start="model": caught.extend(terms))
+    ARMS[arm](task)
+    return caught
+
+
+def test_naive_swaps_both_conflicts_and_trace_tells_them_apart(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(corrected=0.0)
+    by_id = {r.id: r for r in task.responses}
+    for term in terms_of(task, "naive", monkeypatch):
+        pair = by_id[term.id]
+        first = "chosen" if pair.outcome.is_retained else "rejected"
+        assert term.loss == "dpo" and term.rows[0] == pair.rows[first]
+    losses = {by_id[t.id].outcome: t.loss for t in trace_terms(task)}
+    assert losses == {
+        Outcome.INVERT: "dpo",
+        Outcome.PUNISH: "suppress",
+        Outcome.CONFIRM: "",
+        Outcome.NEUTRAL: "",
+    }
+
+
+def test_dpo_gold_puts_the_correction_over_the_old_answer_and_keeps_the_rest_in_order(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(corrected=0.0)
+    by_id = {r.id: r for r in task.responses}
+    terms = terms_of(task, "dpo-gold", monkeypatch)
+    assert len(terms) == len(task.responses)
+    for term in terms:
+        pair = by_id[term.id]
+        best = {Outcome.PUNISH: "correction", Outcome.INVERT: "rejected"}.get(pair.outcome, "chosen")
+        assert term.rows[0] == pair.rows[best] and term.anchor is None
+
+
+def test_unlearning_arms_read_every_answer_that_does_not_comply_and_no_other(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task()
+    bad = sum(not ok for pair in task.responses for n, ok in pair.complies.items() if n != "correction")
+    for arm, loss in (("npo", "npo"), ("ascent", "ascent")):
+        terms = terms_of(task, arm, monkeypatch)
+        assert len(terms) == bad and {t.loss for t in terms} == {loss}
+
+
+def test_robust_dpo_is_told_the_true_flip_rate(make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task()
+    terms_of(task, "rdpo", monkeypatch)
+    flipped = sum(r.outcome is Outcome.INVERT for r in task.responses) / len(task.responses)
+    assert task.loss.epsilon == flipped == task.facts["epsilon"]
+
+
+def test_random_weights_are_the_impact_weights_in_another_order(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {
+        arm: {t.id: t.weight for t in terms_of(make_task(), arm, monkeypatch) if t.loss}
+        for arm in ("impact", "random-weights")
+    }
+    assert weights["impact"] != weights["random-weights"]
+    assert sorted(weights["impact"].values()) == pytest.approx(sorted(weights["random-weights"].values()))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_stated_share_of_corrections_is_used(make_task: Callable[..., Task], share: float) -> None:
+    triaged = make_task(corrected=share).triaged
+    punished = [t for t in triaged if t.outcome is Outcome.PUNISH]
+    used = sum(t.direction is Direction.CORRECTION_OVER_CHOSEN for t in punished)
+    assert abs(used - share * len(punished)) < 1
+
+
+def test_other_settings_leave_the_task_as_it_was(make_task: Callable[..., Task]) -> None:
+    task = make_task()
+    seen: list[Task] = []
+    with_settings(lambda t: seen.append(t), loss={"alpha_kl": 3.0}, impact={"gold": {"size": 3}})(task)
+    assert (seen[0].loss.alpha_kl, seen[0].impact.gold.size, seen[0].impact.gold.kind) == (3.0, 3, "corrected")
+    assert task.loss.alpha_kl == 0.5 and seen[0].responses is task.responses
+
+
+def test_u2a_scores_the_true_change_of_the_gold_loss(make_task: Callable[..., Task]) -> None:
+    task = make_task()
+    model = task.load("base").double()
+    gold = encode_gold(draw_gold(task.triaged, task.impact.gold, 0).pairs, task.encoder)
+    row = task.responses[0].rows["chosen"]
+    reference = (float(score_rows(model, [row])[0]),)
+    term = Term("a", "PUNISH", "npo", (row,), reference)
+    (found,) = marginal_gains(model, [term], gold, 0.3)
+    # A step of unlearning moves θ by −η ∇ log p(y); the gold loss falls by η times the score.
+    from realigner.impact.direction import target_gradient
+    from realigner.impact.vectors import dot, gradients
+    from realigner.model.head import evaluating
+    from realigner.model.logprobs import row_logps
+    from realigner.model.rows import collate
+
+    with evaluating(model):
+        own = gradients(row_logps(model, collate([row])).sum(), model)
+    assert found == pytest.approx(dot(target_gradient(model, gold, beta=0.3), own), rel=1e-6)
+
+
+def test_the_rate_rises_then_falls_and_ends_near_nothing() -> None:
+    budget = Budget(steps=50, learning_rate=1.0)
+    rates = [rate(budget, step) for step in range(50)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == 1.0 and rates[-1] < 0.02
+    assert rates[:5] == sorted(rates[:5]) and rates[5:] == sorted(rates[5:], reverse=True)
