@@ -39,7 +39,7 @@ def test_preference_training_raises_the_margin_of_the_chosen_answer(model_and_ro
     model, (short, long) = model_and_rows
     before = score_rows(model, [short, long])
     first = teach_preferences(model, [(long, short)], Schedule(1, 1, 1e-9), seed=0, beta=0.1)
-    assert first == pytest.approx(torch.tensor(2.0).log().item())
+    assert first == pytest.approx(torch.tensor(2.0).log().item(), rel=1e-5)  # packed scores round in another place
     teach_preferences(model, [(long, short)], Schedule(20, 1, 3e-3), seed=0, beta=0.1)
     change = score_rows(model, [short, long]) - before
     assert change[1] > change[0] + 1
