@@ -26,6 +26,7 @@ from realigner.recipe import Recipe
 from realigner.records import Judgement, Outcome, Pair, TriagedPair, prompt_text
 from realigner.runs import LOCK, finished_stages, load_run
 from realigner.triaging import CorrectionIndex, TriageTally, triage
+from realigner.triaging.human import HumanVerdicts, read_human_verdicts
 
 Level = Literal["ok", "warning", "error"]
 
@@ -63,6 +64,8 @@ class _Seen:
     whole: bool = False
     sample: list[Pair] = field(default_factory=list)
     longest: list[Pair] = field(default_factory=list)
+    human: HumanVerdicts | None = None
+    """What people decided, where the recipe names such a file."""
 
 
 class _Findings(list[Finding]):
@@ -96,6 +99,10 @@ def check(recipe: Recipe, progress: Progress = SILENT) -> list[Finding]:
         with findings.about("policy"):
             policy = _check_policy(recipe, findings)
         advance(1)
+        if policy is not None and seen is not None and recipe.human is not None:
+            with findings.about("human"):
+                seen.human = read_human_verdicts(recipe.human.path, policy)
+                findings.ok("human", f"{len(seen.human):,} responses were decided by people")
         if policy is not None:
             with findings.about("oracle"), look_into_oracle(recipe.oracle, policy, recipe.output) as oracle:
                 _check_oracle(recipe, oracle, seen, findings)
@@ -218,6 +225,7 @@ def _check_triage(recipe: Recipe, oracle: Oracle, seen: _Seen, findings: _Findin
                 seen.sample,
                 oracle,
                 corrections=corrections,
+                human=seen.human,
                 seed=recipe.seed,
                 eval_fraction=recipe.data.eval_fraction,
                 batch_size=recipe.oracle.questions_at_a_time,

@@ -26,6 +26,8 @@ def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
         "data": {**_settings(recipe.data, "path"), "content": data_fingerprint(recipe.data, progress)},
         **_judge(recipe, recipe.oracle),
         "corrections": corrections,
+        # Only where it is given, so that the keys of runs without it stay as they are.
+        **({"human": _content(recipe.human.path, "human.path")} if recipe.human else {}),
     }
 
 

@@ -171,6 +171,13 @@ class CorrectionSettings(Section):
     """JSONL of `{id, correction}`; `id` is the pair's id in triage.parquet or in the data."""
 
 
+class HumanSettings(Section):
+    """Verdicts of people on single responses; they stand in the place of the oracle's."""
+
+    path: FilePath
+    """JSONL of `{id, side, label}`, as `realigner review export STUDY FILE --as verdicts` writes it."""
+
+
 class RoleFormat(Section):
     """What stands before and after a turn of one role in the plain format."""
 
@@ -370,6 +377,7 @@ class Recipe(Section):
     policy: PolicySettings
     oracle: OracleSettings = OracleSettings()
     corrections: CorrectionSettings | None = None
+    human: HumanSettings | None = None
     text: TextSettings = TextSettings()
     impact: ImpactSettings = ImpactSettings()
     loss: LossSettings = LossSettings()

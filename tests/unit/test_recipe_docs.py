@@ -19,7 +19,7 @@ from realigner.recipe_parts import Section
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 MINIMAL = {"output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": "p"}}
-REQUIRED = {"data.fields.chosen": "c", "data.fields.rejected": "r", "corrections.path": "c.jsonl"}
+REQUIRED = {"data.fields.chosen": "c", "data.fields.rejected": "r", "corrections.path": "c.jsonl", "human.path": "h"}
 REQUIRED |= {f"{where}.noise.rules[].rule": "r" for where in ("oracle", "evaluate.oracle")}
 
 
@@ -54,7 +54,13 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
     noise = {"of": "rules", "rules": [{"rule": "r"}]}
     oracle = {"oracle": {"kind": "rules", "noise": noise}}
     whole = {**MINIMAL, **oracle, "data": {"path": "d", "fields": {"chosen": "c", "rejected": "r"}}}
-    keys = set(leaves(Recipe.parse({**whole, "corrections": {"path": "c"}, "evaluate": oracle}).model_dump()))
+    keys = set(
+        leaves(
+            Recipe.parse(
+                {**whole, "corrections": {"path": "c"}, "human": {"path": "h"}, "evaluate": oracle}
+            ).model_dump()
+        )
+    )
     described = {key: meaning for key, _, _, meaning in rows()}
     assert keys == set(described)
     assert [key for key, meaning in described.items() if len(meaning) < 5] == []

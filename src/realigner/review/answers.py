@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from realigner.review.items import Item
+from realigner.review.items import NONE_GOOD, TIE, Item
 from realigner.review.study import Task
 from realigner.review.wording import Wording
 
 LABELS = ("compliant", "non_compliant", "unsure")
-TIE, NONE_GOOD = "tie", "none_good"
 LONGEST_NOTE = 4_000
 LONGEST_TEXT = 20_000
 """Characters of a correction."""

@@ -13,8 +13,9 @@ from statistics import median
 
 from realigner.audit.alpha import RESAMPLES, Alpha, nominal_alpha
 from realigner.evaluate.statistics import Interval, mean_interval, proportion
-from realigner.review.answers import LABELS, NONE_GOOD, TIE, Choice, Corrected, Judged, Value, same_answer
+from realigner.review.answers import LABELS, Choice, Corrected, Judged, Value, same_answer
 from realigner.review.history import Entry
+from realigner.review.items import NONE_GOOD, TIE
 from realigner.review.store import Store
 from realigner.review.study import Task
 

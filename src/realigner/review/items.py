@@ -17,6 +17,8 @@ from realigner.review.wording import Wording
 
 LONGEST = 100_000
 """Characters of a text; a person reads no more in one step."""
+TIE, NONE_GOOD = "tie", "none_good"
+"""Votes for no response."""
 MOST_RESPONSES = 9
 """Each has a digit as its key."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import sqlite3
 import time
@@ -30,6 +31,7 @@ LEASE = 3600.0
 LAYOUT = "1"
 Place = tuple[str, str, int]
 """Task, annotator and number: the key of a step."""
+_ID = re.compile(r"[af]-[0-9a-f]{10}")
 _OF_STEP = "SELECT * FROM steps WHERE task = ? AND annotator = ? AND number = ?"
 _OF_PERSON = "SELECT * FROM steps WHERE task = ? AND annotator = ? ORDER BY number"
 
@@ -130,7 +132,12 @@ class Store:
 
     def guest(self, name: str) -> Annotator:
         """Return the person of that name whose answers come from files; they have no token."""
-        return self._add(f"f-{_hash(name)[:10]}", name, None)
+        return self._add(self.guest_id(name), name, None)
+
+    @staticmethod
+    def guest_id(name: str) -> str:
+        """Return the id of who answers under a name in a file; an id of another copy of the study stays as it is."""
+        return name if _ID.fullmatch(name) else f"f-{_hash(name)[:10]}"
 
     def _add(self, id_: str, name: str, token: str | None) -> Annotator:
         with self._database.writing() as database:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from realigner.errors import ReviewError, did_you_mean
-from realigner.review.items import Item, read_items, read_wording
+from realigner.review.items import NONE_GOOD, TIE, Item, read_items, read_wording
 from realigner.review.wording import Wording
 
 STUDY = "study.yaml"
@@ -53,6 +53,8 @@ class TaskSettings(Part):
     """What stands above the answers. Empty: the question of the kind."""
     key: str | None = None
     """Preference only: JSONL of `{id, systems: [...]}`, whose responses are whose. Read by `unblind` alone."""
+    audit: str | None = None
+    """Audit only: the id of the audit that was drawn from `run`, so that its answers can be scored."""
     annotators: Annotated[int, Field(ge=1, le=100)] = 3
     """How many people answer an item of the overlap; one answers any other."""
     overlap: Annotated[float, Field(ge=0, le=1)] = 0.2
@@ -70,6 +72,8 @@ class TaskSettings(Part):
     def _fits_the_kind(self) -> TaskSettings:
         if self.kind == "preference" and self.key is None:
             raise ValueError("a preference task needs `key`, the file that says whose responses these are")
+        if self.kind != "audit" and self.audit is not None:
+            raise ValueError(f"audit: belongs to kind audit, not to {self.kind}")
         given = self.model_fields_set & {"key", "ties", "none_good"}
         if self.kind != "preference" and given:
             raise ValueError(f"{', '.join(sorted(given))}: belongs to kind preference, not to {self.kind}")
@@ -91,6 +95,8 @@ class StudySettings(Part):
     """Shown before the first item. Plain text; an empty line begins a paragraph."""
     policy: str | None = None
     """A policy file. Its wording is shown; its checks are not run."""
+    run: str | None = None
+    """The run directory that the items come from; `score` looks there for its audit."""
     tasks: Annotated[tuple[TaskSettings, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -243,6 +249,8 @@ def read_key(study: Study, task: Task) -> dict[str, tuple[str, ...]]:
             raise ReviewError(f"{given}: id {item!r}", "each item of the task stands here once", "Mend the line")
         if len(set(names)) != len(task.by_id[item].texts) or not all(isinstance(n, str) and n for n in names):
             raise ReviewError(f"{given}: {names!r}", "an item has one system for each response", "Mend the line")
+        if {TIE, NONE_GOOD} & set(names):
+            raise ReviewError(f"{given}: {names!r}", f"{TIE} and {NONE_GOOD} are answers, not systems", "Rename it")
         systems[item] = names
     missing = next((item.id for item in task.items if item.id not in systems), None)
     if missing is not None:

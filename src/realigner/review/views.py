@@ -9,10 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from realigner.report.text import visible
-from realigner.review.answers import LABELS, NONE_GOOD, TIE, Choice, Corrected, Fields, Judged, Value
+from realigner.review.answers import LABELS, Choice, Corrected, Fields, Judged, Value
 from realigner.review.assign import display_order
 from realigner.review.history import Annotator, Step
-from realigner.review.items import Item, Said
+from realigner.review.items import NONE_GOOD, TIE, Item, Said
 from realigner.review.store import Store
 from realigner.review.study import Task
 

@@ -15,6 +15,7 @@ from realigner.policy.record import PolicyRecord
 from realigner.records import Label, Outcome
 from realigner.runs import Run
 from realigner.triaging.corrections import CorrectionIndex
+from realigner.triaging.human import read_human_verdicts
 from realigner.triaging.plan import plan_triage
 from realigner.triaging.store import write_triage
 from realigner.triaging.stream import triage
@@ -41,6 +42,9 @@ def run_triage(run: Run) -> dict[str, Any]:
         run.progress.say(line)
     if found.corrections_unknown:
         logger.warning("%d corrections belong to no pair of the data", found.corrections_unknown)
+    lost = found.human.unknown + found.human.other_text
+    if lost:
+        logger.warning("%d verdicts of people belong to no response of the data, or to another text", lost)
     return {
         "data": read.as_dict(),
         "policy": PolicyRecord.of(policy).as_dict(),
@@ -76,6 +80,7 @@ def _triage(run: Run, policy: Policy, oracle: Oracle) -> tuple[DataTally, Triage
             read_pairs(recipe.data, read),
             oracle,
             corrections=corrections if recipe.corrections else None,
+            human=read_human_verdicts(recipe.human.path, policy) if recipe.human else None,
             seed=recipe.seed,
             eval_fraction=recipe.data.eval_fraction,
             batch_size=recipe.oracle.questions_at_a_time,
@@ -92,6 +97,8 @@ def found_lines(found: TriageTally) -> list[str]:
     """Return what triage found, for people: pairs by outcome, and by rule how often each side breaks it."""
     counts = ", ".join(f"{outcome} {found.count(outcome):,}" for outcome in Outcome)
     lines = [f"{found.pairs:,} pairs: {counts}"]
+    if found.human.used:
+        lines.append(f"people decided {found.human.used:,} responses, {found.human.changed:,} unlike the oracle")
     for rule in dict.fromkeys(rule for rule, _, _ in found.rules):
         chosen, rejected = (found.rules[rule, side, Label.NON_COMPLIANT] for side in SIDES)
         lines.append(f"rule {rule}: broken by {chosen:,} chosen and {rejected:,} rejected responses")

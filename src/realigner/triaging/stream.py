@@ -12,6 +12,7 @@ from realigner.oracle import Oracle, ask
 from realigner.progress import SILENT, Progress
 from realigner.records import Correction, Judgement, Pair, TriagedPair, Verdict
 from realigner.triaging.corrections import CorrectionIndex, refuse_judged, refuse_unasked
+from realigner.triaging.human import HumanVerdicts
 from realigner.triaging.outcomes import direction, outcome
 from realigner.triaging.tally import TriageTally
 
@@ -23,6 +24,7 @@ def triage(
     oracle: Oracle,
     *,
     corrections: Corrections | None = None,
+    human: HumanVerdicts | None = None,
     seed: int = 0,
     eval_fraction: float = 0.1,
     batch_size: int = 256,
@@ -35,6 +37,7 @@ def triage(
         pairs: the OLD preferences; their order and the order inside each pair are kept.
         oracle: judges responses, and corrections before they are used.
         corrections: proposed y_c by pair id; used for PUNISH pairs where the oracle finds them compliant.
+        human: verdicts of people on single responses; they stand in the place of the oracle's.
         seed: of the split into train and eval, which goes by prompt.
         eval_fraction: share of prompts held out, in expectation.
         batch_size: the most questions in one call of the oracle; the result does not depend on it.
@@ -50,13 +53,14 @@ def triage(
         )
     tally = TriageTally() if tally is None else tally
     total = len(pairs) if isinstance(pairs, Sized) else None
-    return _stream(iter(pairs), oracle, corrections, seed, eval_fraction, batch_size, tally, progress, total)
+    return _stream(iter(pairs), oracle, corrections, human, seed, eval_fraction, batch_size, tally, progress, total)
 
 
 def _stream(
     pairs: Iterator[Pair],
     oracle: Oracle,
     corrections: Corrections | None,
+    human: HumanVerdicts | None,
     seed: int,
     eval_fraction: float,
     batch_size: int,
@@ -66,10 +70,15 @@ def _stream(
 ) -> Iterator[TriagedPair]:
     with ExitStack() as stack:
         index = _opened(corrections, stack)
+        if human is not None:
+            human.start()
+            tally.human = human.tally
         advance = stack.enter_context(progress.task("Triage", total))
         # A pair asks two questions, so this many pairs fill one call.
         while batch := list(islice(pairs, max(1, batch_size // 2))):
             verdicts = _judge(oracle, batch, batch_size)
+            if human is not None:
+                verdicts = [human.put(pair, said) for pair, said in zip(batch, verdicts, strict=True)]
             accepted = _accept(oracle, batch, verdicts, index, batch_size, tally)
             for pair, (chosen, rejected), correction in zip(batch, verdicts, accepted, strict=True):
                 found = outcome(chosen.label, rejected.label)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from realigner.records import Label, Outcome, Split, TriagedPair, Verdict
 from realigner.triaging.corrections import Refusal
+from realigner.triaging.human import HumanTally
 
 Side = Literal["chosen", "rejected"]
 SPLITS: tuple[Split, ...] = ("train", "eval")
@@ -23,6 +24,7 @@ class TriageTally:
     rules: Counter[tuple[str, Side, Label]] = field(default_factory=Counter)
     corrections_accepted: int = 0
     corrections_refused: Counter[Refusal] = field(default_factory=Counter)
+    human: HumanTally = field(default_factory=HumanTally)
     corrections_unknown: int = 0
     """Corrections whose id belongs to no pair; known when all pairs have been read."""
 
@@ -52,7 +54,7 @@ class TriageTally:
 
         Keys: `pairs`; `outcomes` {outcome: n}; `by_split` {split: {outcome: n}}; `verdicts` {side: {label: n}};
         `rules` {rule: {side: {label: n}}} in the policy's order; `corrections` {accepted: n, refused: {reason: n},
-        unknown: n}.
+        unknown: n}; `human` {used: n, changed: n, other_text: n, unknown: n}.
         """
         names = dict.fromkeys(rule for rule, _, _ in self.rules)
         return {
@@ -69,4 +71,5 @@ class TriageTally:
                 "refused": {reason.value: self.corrections_refused[reason] for reason in Refusal},
                 "unknown": self.corrections_unknown,
             },
+            "human": self.human.as_dict(),
         }
