@@ -57,6 +57,8 @@ class Endpoint:
     url: str
     key: Secret | None = None
     key_header: str = "Authorization"
+    key_env: str | None = None
+    """The variable that the key comes from, whether or not it is set."""
 
     @property
     def completions(self) -> str:
@@ -67,6 +69,19 @@ class Endpoint:
     def place(self) -> str:
         """Host, port and path: what stands for the server in identities and messages."""
         return self.url.partition("://")[2]
+
+    def require_key(self) -> None:
+        """Refuse to go on where a key is wanted and not there.
+
+        Raises:
+            OracleError: with the variable to set.
+        """
+        if self.key_env is not None and self.key is None:
+            raise OracleError(
+                f"key_env: {self.key_env}",
+                "this environment variable is not set",
+                f"export {self.key_env}=…, and try again",
+            )
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every request, the key among them."""
@@ -91,6 +106,9 @@ def open_endpoint(
 ) -> Endpoint:
     """Check the URL, read the key from the environment, and return both.
 
+    A key that is not set is refused when the first request is sent (`require_key`): a judge whose verdicts are all
+    stored is asked nothing, and needs none.
+
     Args:
         url: base URL, e.g. `https://api.example.com/v1`; requests go to `URL/chat/completions`.
         key_env: NAME of the environment variable that holds the key; None for a server without one.
@@ -99,7 +117,7 @@ def open_endpoint(
         environment: where to look the variable up.
 
     Raises:
-        OracleError: the URL cannot be used, or the key is missing or would be sent in the clear.
+        OracleError: the URL or the key cannot be used, or the key would be sent in the clear.
     """
     base = check_url(url)
     if key_env is None:
@@ -110,7 +128,7 @@ def open_endpoint(
             "over http the key could be read on the way",
             "Use https, or set plain_http_key: true where the network is trusted",
         )
-    return Endpoint(base, read_key(key_env, environment), key_header)
+    return Endpoint(base, read_key(key_env, environment), key_header, key_env)
 
 
 def check_url(url: str) -> str:
@@ -175,24 +193,22 @@ def check_extra(names: Iterable[str]) -> None:
             raise OracleError(f"extra: {name}", "secrets do not belong into files", "Use key_env for the API key")
 
 
-def read_key(name: str, environment: Mapping[str, str] = os.environ) -> Secret:
-    """Return the key that an environment variable holds.
+def read_key(name: str, environment: Mapping[str, str] = os.environ) -> Secret | None:
+    """Return the key that an environment variable holds; None where it is not set.
 
     Raises:
-        OracleError: the name is none (it is not repeated: it may be the key itself), the variable is not set, or its
-            value cannot stand in a header.
+        OracleError: the name is none (it is not repeated: it may be the key itself), or the value cannot stand in a
+            header.
     """
     check_key_name(name)
     value = environment.get(name, "").strip()
-    if not value:
-        raise OracleError(f"key_env: {name}", "this environment variable is not set", f"export {name}=…, and try again")
     if not value.isascii() or not value.isprintable() or " " in value:
         raise OracleError(
             f"the key in {name}",
             "it has a character that no HTTP header can carry",
             "Set it again without line breaks, blanks and quotation marks",
         )
-    return Secret(value)
+    return Secret(value) if value else None
 
 
 def is_loopback(host: str) -> bool:

@@ -96,9 +96,11 @@ def test_a_placeholder_that_is_no_secret_does_not_spoil_texts() -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"MY_KEY": ""}, {"MY_KEY": "  "}])
-def test_a_key_that_is_not_set_is_named(environment: dict[str, str]) -> None:
+def test_a_key_that_is_not_set_is_named_when_it_is_needed(environment: dict[str, str]) -> None:
+    endpoint = open_endpoint("https://api.example.com/v1", "MY_KEY", environment=environment)
     with pytest.raises(OracleError, match=r"key_env: MY_KEY: this environment variable is not set. export MY_KEY="):
-        open_endpoint("https://api.example.com/v1", "MY_KEY", environment=environment)
+        endpoint.require_key()
+    open_endpoint("https://api.example.com/v1").require_key()
 
 
 @pytest.mark.parametrize("value", [f"{KEY}\r\nX-Evil: 1", f"{KEY} {KEY}", f"{KEY}é", f"{KEY}\x00"])

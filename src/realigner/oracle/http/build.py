@@ -22,7 +22,7 @@ def http_client(settings: HttpJudgeSettings) -> ChatClient:
     """Return the client that the settings describe, with the key from the environment.
 
     Raises:
-        OracleError: the URL cannot be used, or the key is missing or would travel in the clear.
+        OracleError: the URL or the key cannot be used, or the key would travel in the clear.
     """
     return ChatClient(
         open_endpoint(
@@ -51,7 +51,7 @@ def http_judge(settings: HttpJudgeSettings, pins: Path | None = None) -> HttpJud
         pins: where modes that `output: auto` found are remembered. Default: a file in the user's cache folder.
 
     Raises:
-        OracleError: the URL cannot be used, or the key is missing or would travel in the clear.
+        OracleError: the URL or the key cannot be used, or the key would travel in the clear.
     """
     return HttpJudge(
         http_client(settings),

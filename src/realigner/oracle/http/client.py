@@ -72,7 +72,8 @@ class ChatClient:
             budget: seconds that a request may be tried, if not the patience's.
 
         Raises:
-            OracleError: the server cannot be reached, or refuses whatever is asked: wrong key, unknown model.
+            OracleError: the key is not set; the server cannot be reached, or refuses whatever is asked: wrong key,
+                unknown model.
             JudgeError: it stopped answering, or asks to wait longer than the budget.
         """
         loop, dispatcher = self._start()
@@ -121,6 +122,7 @@ class ChatClient:
         return Work(job, place, body, tokens, budget)
 
     def _start(self) -> tuple[asyncio.AbstractEventLoop, Dispatcher]:
+        self.endpoint.require_key()
         with self._lock:
             if self._running is None:
                 loop = asyncio.new_event_loop()

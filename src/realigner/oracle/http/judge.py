@@ -103,7 +103,7 @@ class HttpJudge:
         limits, model = self.client.limits, self.client.model
         return JudgeCosts(
             model=model.model,
-            paid=self.client.endpoint.key is not None,
+            paid=self.client.endpoint.key_env is not None,
             max_output_tokens=model.max_tokens,
             concurrency=limits.concurrency,
             requests_per_minute=limits.requests_per_minute,

@@ -227,6 +227,16 @@ def test_a_judge_with_a_known_mode_has_an_identity_without_a_server() -> None:
     assert ":plain:" in HttpJudge(nobody, output="plain").identity
 
 
+def test_a_key_that_is_not_set_is_refused_before_anything_is_sent(judge: MakeJudge, server: FaultServer) -> None:
+    keyless = judge("ok,9", key_env="MY_KEY", environment={})
+    assert keyless.identity
+    assert keyless.costs.paid
+    for attempt in (keyless.check, lambda: answers(keyless, 1)):
+        with pytest.raises(OracleError, match="MY_KEY: this environment variable is not set"):
+            attempt()
+    assert server.asked("ok,9") == {}
+
+
 # -- batch
 
 
