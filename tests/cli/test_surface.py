@@ -48,6 +48,8 @@ SURFACE = {
     "study": {"STUDY", "--quick", "--jobs", "--block", "--tables", *COMMON},
     "audit sample": {"RUN", "--of", "--n", "--seed", "--out", *COMMON},
     "audit score": {"RUN", "SHEET...", "--partial", *COMMON},
+    "batch export": {"RECIPE", "DIR", "--max-requests", "--max-mb", "--set", *COMMON},
+    "batch import": {"RECIPE", "RESULTS...", "--errors", "--set", *COMMON},
     "review serve": {"STUDY", "--port", "--host", "--name", *COMMON},
     "review status": {"STUDY", *COMMON},
     "migrate": {"RUN", "POLICY", "--out", "--set", *JUDGING, *COMMON},

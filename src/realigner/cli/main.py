@@ -13,6 +13,7 @@ import typer
 
 from realigner import __version__
 from realigner.cli.audit import app as audit_app
+from realigner.cli.batch import app as batch_app
 from realigner.cli.calibrate import calibrate
 from realigner.cli.discover import discover
 from realigner.cli.estimate import estimate
@@ -52,6 +53,7 @@ app.add_typer(policy_app)
 app.add_typer(audit_app)
 app.add_typer(review_app)
 app.add_typer(verdicts_app)
+app.add_typer(batch_app)
 app.command()(migrate)
 app.add_typer(lab_app)
 app.command()(study)
