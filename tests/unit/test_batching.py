@@ -162,7 +162,7 @@ def test_what_gave_no_verdict_is_named_in_the_error_file_and_stays_open(tmp_path
         "the answer could not be read: it is not JSON from its first to its last character",
         "the answer was cut at its token limit",
         "the request failed with status 400: context too long",
-        "the request failed with status 0: late",
+        "the request failed: late",
         "the reply has no choices[0].message with a content, so it is no chat completion",
         "belongs to no open question of this recipe",
         "it is not JSON",

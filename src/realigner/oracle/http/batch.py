@@ -257,7 +257,8 @@ def refuse_unknown_mode(judge: HttpJudge) -> None:
 def _failed(status: int, error: Any) -> Completion:
     code, message = error_text(error)
     said = " ".join((message or code).split())[:300]
-    return Completion("", "error", f"the request failed with status {status}" + (f": {said}" if said else ""), status)
+    failed = f"the request failed with status {status}" if status else "the request failed"
+    return Completion("", "error", failed + (f": {said}" if said else ""), status)
 
 
 def _unanswered(question: RuleQuestion, why: str) -> RuleAnswer:

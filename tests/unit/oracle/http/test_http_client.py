@@ -277,3 +277,29 @@ def test_limits_per_minute_are_kept_over_the_wire(server: FaultServer) -> None:
     # About 20 pass at once, 20 more at 1200/61 a second.
     assert time.monotonic() - begin >= 0.9
     client.close()
+
+
+def test_a_proxy_of_the_environment_is_used_and_can_be_excepted(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+    client = ChatClient(open_endpoint("http://judge.invalid/v1"), ModelSettings("ok,10"))
+    assert answers(client, 3)[0].ok
+    assert server.last("ok,10")["path"] == "http://judge.invalid/v1/chat/completions"
+    client.close()
+    monkeypatch.setenv("NO_PROXY", "judge.invalid")
+    client = ChatClient(open_endpoint("http://judge.invalid/v1"), ModelSettings("ok,11"))
+    with pytest.raises(OracleError, match="the host of judge.invalid/v1 is not known"):
+        answers(client, 3)
+    client.close()
+
+
+def test_a_proxy_that_cannot_be_reached_is_named_without_its_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:sk-very-secret-0123456789@127.0.0.1:9")
+    client = ChatClient(open_endpoint("http://judge.invalid/v1"), ModelSettings("m"))
+    with pytest.raises(OracleError, match="the proxy of the environment cannot be reached") as caught:
+        answers(client, 3)
+    assert "sk-very" not in str(caught.value)
+    client.close()
