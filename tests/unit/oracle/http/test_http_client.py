@@ -291,7 +291,7 @@ def test_a_proxy_of_the_environment_is_used_and_can_be_excepted(
     client.close()
     monkeypatch.setenv("NO_PROXY", "judge.invalid")
     client = ChatClient(open_endpoint("http://judge.invalid/v1"), ModelSettings("ok,11"))
-    with pytest.raises(OracleError, match="the host of judge.invalid/v1 is not known"):
+    with pytest.raises(OracleError, match=r"the host of judge.invalid/v1 is not known"):
         answers(client, 3)
     client.close()
 
