@@ -88,6 +88,8 @@ class DataSettings(Section):
     """Split of a hub or `save_to_disk` data set, and of a directory whose file names say their split."""
     fields: FieldMap | None = None
     """Columns of other names. `null`: the format's own."""
+    topic: str | None = None
+    """Column (or dotted path) that says what a prompt is about; agreement is then also given by topic."""
     limit: PositiveInt | None = None
     """Read at most this many valid pairs."""
     on_invalid: Literal["error", "skip"] = "error"
@@ -337,8 +339,16 @@ class GenerateSettings(Section):
     """0 is greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus of sampling; 1 samples from the full vocabulary."""
+    samples: PositiveInt = 1
+    """Responses to each prompt; more than one needs a `temperature` above 0."""
     batch_size: PositiveInt = 16
     """Responses generated at a time. Sampled responses depend on it."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> GenerateSettings:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("generate.samples > 1 needs generate.temperature > 0: greedy responses are all the same")
+        return self
 
 
 class EvaluateSettings(Section):

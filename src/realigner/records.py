@@ -72,6 +72,8 @@ class Pair:
     rejected: str
     source: str
     """Where it was read: `file:line` or `dataset[row]`."""
+    topic: str | None = None
+    """What the prompt is about, where the data say it (`data.topic`); evaluation is broken down by it."""
 
 
 @dataclass(frozen=True, slots=True)

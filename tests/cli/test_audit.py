@@ -91,6 +91,9 @@ def test_an_audit_outlives_a_stage_that_is_redone_and_counts_only_for_its_verdic
     assert say("audit", "score", "run", answers).code == 0
     policy = Path("policy.yaml").read_text()
     Path("policy.yaml").write_text(policy.replace("[your fault]", "[your fault, look]"))
+    spoken = say("audit", "sample", "run", "--n", 30)
+    assert "it has changed since the verdicts were made by kind 1" in spoken.error
+    assert "Restore it, or judge anew: realigner triage run --redo" in spoken.error
     assert say("triage", "recipe.yaml", "--redo").code == 0
     spoken = say("audit", "score", "run", answers)
     assert spoken.code == 2

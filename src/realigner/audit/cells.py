@@ -70,7 +70,7 @@ class Seen:
                 hits[item.stratum, label] += has
         return [(key[1], Cell(size, seen[key], hits[key])) for key, size in sizes.items()]
 
-    def rate(self, domain: Domain, reading: Reading = COMPLIES, *, beyond: bool = False) -> Rate | None:
+    def rate(self, domain: Domain, reading: Reading = COMPLIES, *, beyond: int = 0) -> Rate | None:
         """Return the share of a domain that has the property of the reading."""
         return mean_rate([cell for _, cell in self.cells(domain, reading)], beyond=beyond)
 

@@ -70,15 +70,17 @@ def wilson(hits: int, seen: int) -> Rate | None:
     return Rate(hits / seen, *_wilson(hits / seen, seen), seen, method="Wilson")
 
 
-def mean_rate(cells: Sequence[Cell], *, beyond: bool = False) -> Rate | None:
+def mean_rate(cells: Sequence[Cell], *, beyond: int = 0) -> Rate | None:
     """Return the share of the population that has the property; None where no member's truth is known.
 
     Cells without a known member are left out and told in `covered`.
 
     Args:
         cells: they make up the population.
-        beyond: the population is itself a simple random sample of something larger, and the rate of that is wanted
+        beyond: above 0, the population is itself a sample of something larger, and the rate of that is wanted
             (two-phase sampling: prompts were drawn, then answers audited). The interval then includes the first draw.
+            The number says how many members came with each draw (answers to a prompt): such members are taken to be
+            all alike, which is the widest that they can make it.
     """
     known = _known(cells)
     if not known:
@@ -90,7 +92,7 @@ def mean_rate(cells: Sequence[Cell], *, beyond: bool = False) -> Rate | None:
     near = float(share @ smoothed)
     variance = float((share**2 * _variance(smoothed, seen, size)).sum())
     if beyond:
-        variance += near * (1 - near) / float(size.sum())
+        variance += near * (1 - near) * beyond / float(size.sum())
     return Rate(value, *_interval(value, near, variance), int(seen.sum()), _covered(cells))
 
 

@@ -27,6 +27,8 @@ class Key:
     oracle: str
     policy: str
     """`id version hash`."""
+    answers_per_prompt: int
+    """For answers of models: how many each gave to a prompt; 0 for the old data, which stand for themselves."""
     sample: AuditSample
 
     @property
@@ -48,6 +50,7 @@ def write_key(key: Key, path: Path) -> None:
         "verdicts": key.verdicts,
         "oracle": key.oracle,
         "policy": key.policy,
+        "answers_per_prompt": key.answers_per_prompt,
         "by": sample.by,
         "rules": list(sample.rules),
         "strata": [{**asdict(s), "chance": s.chance, "weight": s.weight} for s in sample.strata],
@@ -107,7 +110,15 @@ def _key_of(content: dict[str, Any]) -> Key:
         by=content["by"],
         rules=tuple(content["rules"]),
     )
-    return Key(content["subject"], content["n"], content["verdicts"], content["oracle"], content["policy"], sample)
+    return Key(
+        content["subject"],
+        content["n"],
+        content["verdicts"],
+        content["oracle"],
+        content["policy"],
+        content["answers_per_prompt"],
+        sample,
+    )
 
 
 def _kind_to_json(kind: Kind) -> dict[str, Any]:

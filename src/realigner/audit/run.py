@@ -7,13 +7,15 @@ audit belongs to the verdicts that it was drawn from, and counts as long as thos
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from realigner.atomic import write_text, writing
 from realigner.audit.keyfile import Key, read_key, write_key
-from realigner.audit.records import Answer, AuditSample, Subject
+from realigner.audit.records import Answer, AuditSample, Subject, Unit
 from realigner.audit.sample import DEFAULT_N, draw
 from realigner.audit.score import AuditScore, score
 from realigner.audit.sheet import audit_of, read_sheet, write_sheets
@@ -24,6 +26,7 @@ from realigner.errors import AuditError
 from realigner.manifest import finite, now
 from realigner.policy import Policy
 from realigner.policy.wording import auditor_wording
+from realigner.records import prompt_key
 from realigner.runs import StoredRun, load_run
 
 
@@ -55,10 +58,12 @@ def sample_run(
     run.require(STAGE_OF[subject])
     units = units_in(run, subject)
     policy = Policy.load(run.recipe.policy.path, allow_code=run.recipe.policy.allow_code)
+    _refuse_other_policy(run, subject, policy)
     sample = draw(
         units, n, seed, "model" if subject == "evaluation" else "side", rules=[rule.id for rule in policy.rules]
     )
-    key = Key(subject, n, digest(units()), _oracle(run, subject), _policy_name(run), sample)
+    per_prompt = _answers_per_prompt(units()) if subject == "evaluation" else 0
+    key = Key(subject, n, digest(units()), _oracle(run, subject), _name(policy), per_prompt, sample)
     folder = run.path(FOLDER)
     folder.mkdir(exist_ok=True)
     stem = folder / f"{subject}-{key.id}" if out is None else _stem(out)
@@ -92,7 +97,7 @@ def score_answers(run: StoredRun, key: Key, answers: Sequence[Answer], *, partia
     refuse_other_verdicts(run, key)
     if not answers:
         raise AuditError("no sheet holds an answer", "figures rest on answers", "Fill in the column label")
-    found = score(key.sample, answers, beyond=key.subject == "evaluation")
+    found = score(key.sample, answers, beyond=key.answers_per_prompt)
     if found.missing and not partial:
         raise AuditError(
             f"{found.missing} of {found.questions} questions have no answer",
@@ -194,13 +199,32 @@ def _write_rows(path: Path, sample: AuditSample, answers: Sequence[Answer]) -> N
 def _oracle(run: StoredRun, subject: Subject) -> str:
     if subject == "triage":
         return str(run.facts("triage")["oracle"])
-    summary = json.loads(run.path("summary.json").read_text(encoding="utf-8"))
-    return str(summary["oracle"]["evaluation"])
+    return str(_summary(run)["oracle"]["evaluation"])
 
 
-def _policy_name(run: StoredRun) -> str:
-    policy = run.facts("triage")["policy"]
-    return f"{policy['id']} {policy['version']} {policy['hash']}"
+def _summary(run: StoredRun) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(run.path("summary.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _name(policy: Policy) -> str:
+    return f"{policy.id} {policy.version} {policy.hash}"
+
+
+def _refuse_other_policy(run: StoredRun, subject: Subject, policy: Policy) -> None:
+    """Refuse to show people another wording than the judge had."""
+    judged = (run.facts("triage") if subject == "triage" else _summary(run))["policy"]
+    if judged["hash"] != policy.hash:
+        raise AuditError(
+            f"policy {run.recipe.policy.path}: it has changed since the verdicts were made by {judged['id']} "
+            f"{judged['version']} ({judged['hash']})",
+            "people and judge go by the same wording",
+            f"Restore it, or judge anew: realigner {STAGE_OF[subject]} {run.directory} --redo",
+        )
+
+
+def _answers_per_prompt(units: Iterable[Unit]) -> int:
+    return max(Counter((unit.group, prompt_key(unit.prompt)) for unit in units).values())
 
 
 def _stem(out: Path) -> Path:

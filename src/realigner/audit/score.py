@@ -102,7 +102,9 @@ class AuditScore:
     """Accuracy by outcome."""
     rules: Mapping[str, RuleScore]
     rates: Mapping[str, Mapping[str, Corrected]]
-    """The share of compliant responses by `all`, `group`, `outcome`, `group, outcome` and `group, topic`."""
+    """The share of compliant responses: of `all`, by `group`, by `outcome`."""
+    parts: Mapping[str, Mapping[str, Mapping[str, Corrected]]]
+    """The same for each group by `outcome`, by `topic`, and (its share of responses that do not break it) by `rule`."""
     change: Rate | None
     """Corrected `after` − `before`; for the answers of models."""
     outcomes: Mapping[str, OutcomeScore]
@@ -126,15 +128,14 @@ class AuditScore:
         return {**asdict(self), **{name: rate and rate.as_dict() for name, rate in diagnostics.items()}}
 
 
-def score(
-    sample: AuditSample, answers: Iterable[Answer], *, beyond: bool = False, seed: int | None = None
-) -> AuditScore:
+def score(sample: AuditSample, answers: Iterable[Answer], *, beyond: int = 0, seed: int | None = None) -> AuditScore:
     """Return what the answers say of the judge.
 
     Args:
         sample: what was drawn.
         answers: of one or more people; questions without an answer are counted in `missing`.
-        beyond: the population stands for something larger (prompts were drawn for it), and corrected rates are of that.
+        beyond: above 0, the population stands for something larger (prompts were drawn for it), and corrected rates are
+            of that; the number says how many of its members came with each prompt, in each group.
         seed: of the bootstrap of α; the sample's by default.
 
     Raises:
@@ -166,6 +167,7 @@ def score(
         by_outcome={outcome: seen.accuracy(Domain(outcome=outcome)) for outcome in seen.values("outcome")},
         rules={rule: _rule_score(seen, Domain(rule=rule), beyond) for rule in sample.rules},
         rates=rates,
+        parts=_parts(seen, beyond),
         change=difference(models["after"].corrected, models["before"].corrected)
         if {"before", "after"} <= set(models)
         else None,
@@ -175,7 +177,7 @@ def score(
     )
 
 
-def _rule_score(seen: Seen, domain: Domain, beyond: bool) -> RuleScore:
+def _rule_score(seen: Seen, domain: Domain, beyond: int) -> RuleScore:
     return RuleScore(
         accuracy=seen.accuracy(domain),
         precision=seen.precision(domain, Label.NON_COMPLIANT),
@@ -184,22 +186,32 @@ def _rule_score(seen: Seen, domain: Domain, beyond: bool) -> RuleScore:
     )
 
 
-def _rates(seen: Seen, beyond: bool) -> dict[str, dict[str, Corrected]]:
-    groups, outcomes, topics = (seen.values(name) for name in ("group", "outcome", "topic"))
-    domains = {
-        "all": {"all": Domain()},
-        "group": {group: Domain(group=group) for group in groups},
-        "outcome": {outcome: Domain(outcome=outcome) for outcome in outcomes},
-        "group, outcome": {f"{g}, {o}": Domain(group=g, outcome=o) for g in groups for o in outcomes},
-        "group, topic": {f"{g}, {t}": Domain(group=g, topic=t) for g in groups for t in topics},
+def _rates(seen: Seen, beyond: int) -> dict[str, dict[str, Corrected]]:
+    return {
+        "all": _measured(seen, {"all": Domain()}, beyond),
+        "group": _measured(seen, {group: Domain(group=group) for group in seen.values("group")}, beyond),
+        "outcome": _measured(seen, {name: Domain(outcome=name) for name in seen.values("outcome")}, beyond),
     }
-    found = {
-        name: {key: _corrected(seen, domain, beyond) for key, domain in part.items()} for name, part in domains.items()
-    }
-    return {name: {key: rate for key, rate in part.items() if rate is not None} for name, part in found.items()}
 
 
-def _corrected(seen: Seen, domain: Domain, beyond: bool) -> Corrected | None:
+def _parts(seen: Seen, beyond: int) -> dict[str, dict[str, dict[str, Corrected]]]:
+    outcomes, topics = seen.values("outcome"), seen.values("topic")
+    return {
+        group: {
+            "outcome": _measured(seen, {name: Domain(group=group, outcome=name) for name in outcomes}, beyond),
+            "topic": _measured(seen, {name: Domain(group=group, topic=name) for name in topics}, beyond),
+            "rule": _measured(seen, {rule: Domain(group=group, rule=rule) for rule in seen.sample.rules}, beyond),
+        }
+        for group in seen.values("group")
+    }
+
+
+def _measured(seen: Seen, domains: Mapping[str, Domain], beyond: int) -> dict[str, Corrected]:
+    found = {name: _corrected(seen, domain, beyond) for name, domain in domains.items()}
+    return {name: rate for name, rate in found.items() if rate is not None}
+
+
+def _corrected(seen: Seen, domain: Domain, beyond: int) -> Corrected | None:
     """Return the share of compliant responses, raw and corrected; None where no truth is known."""
     inside = seen.rate(domain)
     rate = seen.rate(domain, beyond=beyond)

@@ -29,8 +29,9 @@ def answer_units(responses: Path, judgements: Path) -> Iterator[Unit]:
     """Stream the answers of both models with their verdicts; the two files have the same order."""
     import pyarrow.parquet as pq
 
-    columns = ["id", "prompt", "response", "outcome", "model"]
     with pq.ParquetFile(responses) as answers, pq.ParquetFile(judgements) as verdicts:
+        wanted = ("id", "prompt", "response", "outcome", "model", "topic")
+        columns = [name for name in wanted if name in answers.schema_arrow.names]
         for row, judged in zip(_rows(answers, columns), _rows(verdicts), strict=True):
             rules = tuple(RuleVerdict(r["rule"], Label(r["label"]), r["reason"]) for r in judged["rules"])
             yield Unit(
@@ -40,6 +41,7 @@ def answer_units(responses: Path, judgements: Path) -> Iterator[Unit]:
                 Verdict(Label(judged["label"]), rules, judged["reason"]),
                 row["outcome"],
                 row["model"],
+                row.get("topic") or "",
             )
 
 

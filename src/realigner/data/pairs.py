@@ -98,6 +98,7 @@ class _RowReader:
                 "Remove one of the two",
             )
         self._fields = settings.fields
+        self._topic = settings.topic
         self._format: FormatName | None = None if settings.format == "auto" else settings.format
         self._columns_checked = False
 
@@ -122,20 +123,30 @@ class _RowReader:
         self._format = self._format or detect_format(columns)
         prompt, chosen, rejected = compare(READERS[self._format or "trl"](columns))
         own_id = _own_id(row.columns, self._fields)
-        return Pair(own_id or pair_key(prompt, chosen, rejected), prompt, chosen, rejected, row.source)
+        topic = None if self._topic is None else _at_or_none(row.columns, self._topic)
+        return Pair(
+            own_id or pair_key(prompt, chosen, rejected),
+            prompt,
+            chosen,
+            rejected,
+            row.source,
+            None if topic is None else str(topic),
+        )
 
     def _check_columns(self, row: Row) -> None:
         assert isinstance(row.columns, Mapping)
+        named = {} if self._topic is None else {"topic": self._topic}
         if self._fields is None:
             check_columns(row.columns, self._format)
-            return
-        for name, path in self._fields.model_dump(exclude_none=True).items():
+        else:
+            named |= {f"fields.{name}": path for name, path in self._fields.model_dump(exclude_none=True).items()}
+        for name, path in named.items():
             try:
                 _at(row.columns, path)
             except KeyError as error:
                 level = error.args[0]
                 raise DataError(
-                    f"{row.source}: data.fields.{name} = '{path}'",
+                    f"{row.source}: data.{name} = '{path}'",
                     f"there is no such column; found: {', '.join(level)}",
                     f"Name a column, or a path such as meta.question.{did_you_mean(path.split('.')[-1], level)}",
                 ) from None

@@ -1,5 +1,5 @@
 """What changed: policy agreement, distance from the reference, perplexity on what had to stay."""
 
-from realigner.evaluate.statistics import mean_interval, paired_change, proportion, ratio_interval
+from realigner.evaluate.statistics import clustered_proportion, mean_interval, paired_change, proportion, ratio_interval
 
-__all__ = ["mean_interval", "paired_change", "proportion", "ratio_interval"]
+__all__ = ["clustered_proportion", "mean_interval", "paired_change", "proportion", "ratio_interval"]

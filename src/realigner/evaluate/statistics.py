@@ -1,9 +1,9 @@
-"""Every figure with its interval, n and method. The arithmetic is scipy's."""
+"""Every figure with its interval, n and method. The arithmetic is scipy's and statsmodels'."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,6 +20,59 @@ class Interval(TypedDict):
     high: float
     n: int
     method: str
+    clusters: NotRequired[int]
+    """Where observations come in clusters: how many there are."""
+    wilson: NotRequired[list[float]]
+    """Beside a clustered interval: the one that takes all observations for independent."""
+
+
+def clustered_proportion(hits: Sequence[bool], clusters: Sequence[Hashable]) -> Interval | None:
+    """Return a share whose 95 % interval allows for answers to one prompt being alike; None for n = 0.
+
+    With one observation a cluster it is Wilson's. Otherwise the variance V of the mean is the cluster-robust one of
+    statsmodels, and the interval is Wilson's at n* = p(1−p)/V · (z / t)², with z of the normal and t of Student's
+    distribution for clusters − 1 (Korn and Graubard 1998, Survey Methodology 24:193). Where all observations are
+    equal, n* is the number of clusters.
+
+    Args:
+        hits: whether each observation succeeded.
+        clusters: what each observation belongs to, e.g. its prompt.
+    """
+    if len(hits) != len(clusters):
+        raise ValueError(f"{len(hits)} observations have {len(clusters)} clusters")
+    plain = proportion(sum(hits), len(hits))
+    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    if plain is None or len(number) == len(hits):
+        return plain
+    from statsmodels.stats.proportion import proportion_confint
+
+    share = plain["value"]
+    n = _effective_n(np.array(hits, dtype=float), np.array([number[name] for name in clusters]), len(number))
+    low, high = proportion_confint(share * n, n, method="wilson")
+    return Interval(
+        value=share,
+        low=min(float(low), share),
+        high=max(float(high), share),
+        n=len(hits),
+        method="cluster-robust, Wilson at the effective sample size",
+        clusters=len(number),
+        wilson=[plain["low"], plain["high"]],
+    )
+
+
+def _effective_n(values: Any, groups: Any, clusters: int) -> float:
+    from scipy.stats import norm, t
+    from statsmodels.regression.linear_model import OLS
+
+    share = float(values.mean())
+    if share in (0, 1) or clusters < 2:
+        return float(clusters)
+    fit = OLS(values, np.ones((len(values), 1))).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    variance = float(fit.bse[0]) ** 2
+    if variance < 1e-12:  # every cluster has the same share, but for rounding
+        return float(clusters)
+    small = float(norm.ppf(0.975) / t.ppf(0.975, clusters - 1)) ** 2
+    return share * (1 - share) / variance * small
 
 
 def proportion(successes: int, n: int) -> Interval | None:
@@ -48,7 +101,60 @@ def paired_change(before: Sequence[bool], after: Sequence[bool], seed: int) -> d
         return None
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return {**change, "gained": gained, "lost": lost, "mcnemar_p": float(p)}
+    return {
+        **change,
+        "gained": gained,
+        "lost": lost,
+        "p": float(p),
+        "p_method": "McNemar, exact",
+        "mcnemar_p": float(p),
+    }
+
+
+def clustered_change(
+    before: Sequence[bool], after: Sequence[bool], clusters: Sequence[Hashable], seed: int
+) -> dict[str, Any] | None:
+    """Return the change of a share with its 95 % interval and p, answers to one prompt taken together.
+
+    With one answer a prompt it is `paired_change`. Otherwise each cluster counts by its mean before and after: the
+    bootstrap resamples clusters, and p is that of 9,999 seeded flips of the signs of their differences.
+
+    Args:
+        before: whether each observation succeeded before.
+        after: the same after, in the same order of clusters.
+        clusters: what each observation belongs to.
+        seed: of the resampling.
+    """
+    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    if len(number) == len(before):
+        return paired_change(before, after, seed)
+    from scipy.stats import permutation_test
+
+    groups = np.array([number[name] for name in clusters])
+    sizes = np.bincount(groups)
+    differences = np.array(after, dtype=float) - np.array(before, dtype=float)
+    sums = np.bincount(groups, weights=differences)
+    change = ratio_interval(sums, sizes, seed)
+    assert change is not None
+    found = permutation_test(
+        (sums,),
+        lambda x, axis=-1: x.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=9999,
+        batch=max(1, _INDICES // len(sums)),
+        rng=np.random.default_rng(seed),
+    )
+    gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    p = float(found.pvalue) if np.any(sums) else 1.0
+    return {**change, "gained": gained, "lost": lost, "p": p, "p_method": "sign flips of prompts", "mcnemar_p": None}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number (Holm 1979), in their order."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if p_values else []
 
 
 def mean_interval(values: Any, seed: int) -> Interval | None:

@@ -148,6 +148,11 @@ def _rates(stored: Mapping[str, Any]) -> list[CorrectedRow]:
     rows = []
     for group, found in mapping(stored.get("rates")).items():
         rows += [_corrected(str(group), str(name), rate) for name, rate in mapping(found).items()]
+    for group, parts in mapping(stored.get("parts")).items():
+        for kind in ("outcome", "topic", "rule"):
+            for name, rate in mapping(mapping(parts).get(kind)).items():
+                label = f"rule {name}" if kind == "rule" else str(name)
+                rows.append(_corrected(f"{group}, {kind}", f"{group}: {label}", rate))
     for name, rule in mapping(stored.get("rules")).items():
         if mapping(rule).get("complies"):
             rows.append(_corrected("rule", str(name), mapping(rule)["complies"]))

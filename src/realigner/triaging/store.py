@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 GROUP_ROWS = 1024
 """Rows of a row group: what is held in memory when writing and when reading."""
+LATER = ("topic",)
+"""Columns that came later: a file may lack them."""
 
 
 @cache
@@ -40,7 +42,7 @@ def triage_schema() -> pa.Schema:
         ("reasons", pa.struct([("chosen", text), ("rejected", text)])),
     ]
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
-    return pa.schema([*fields, pa.field("correction", text)])
+    return pa.schema([*fields, pa.field("correction", text), pa.field("topic", text)])
 
 
 def write_triage(triaged: Iterable[TriagedPair], path: str | Path) -> int:
@@ -89,7 +91,8 @@ def read_triage(path: str | Path, split: Split | None = None) -> Iterator[Triage
     wrong = [
         field.name
         for field in triage_schema()
-        if field.name not in schema.names or schema.field(field.name).type != field.type
+        if (field.name not in schema.names and field.name not in LATER)
+        or (field.name in schema.names and schema.field(field.name).type != field.type)
     ]
     if wrong:
         raise DataError(
@@ -104,7 +107,8 @@ def _rows(path: Path, split: Split | None) -> Iterator[TriagedPair]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=triage_schema().names):
+        columns = [name for name in triage_schema().names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=columns):
             for row in batch.to_pylist():
                 if split in (None, row["split"]):
                     yield _from_row(row)
@@ -126,6 +130,7 @@ def _to_row(triaged: TriagedPair) -> dict[str, Any]:
         "verdicts": {"chosen": _rules_to_rows(chosen), "rejected": _rules_to_rows(rejected)},
         "reasons": {"chosen": chosen.reason, "rejected": rejected.reason},
         "correction": triaged.correction,
+        "topic": pair.topic,
     }
 
 
@@ -136,7 +141,7 @@ def _rules_to_rows(verdict: Verdict) -> list[dict[str, str]]:
 def _from_row(row: dict[str, Any]) -> TriagedPair:
     prompt = tuple(Message(role=turn["role"], content=turn["content"]) for turn in row["prompt"])
     return TriagedPair(
-        pair=Pair(row["id"], prompt, row["chosen"], row["rejected"], row["source"]),
+        pair=Pair(row["id"], prompt, row["chosen"], row["rejected"], row["source"], row.get("topic")),
         split=row["split"],
         chosen_verdict=_verdict_from_row(row, "chosen"),
         rejected_verdict=_verdict_from_row(row, "rejected"),

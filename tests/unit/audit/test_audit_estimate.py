@@ -185,7 +185,7 @@ def test_a_rate_beyond_the_drawn_prompts_is_covered_only_if_their_draw_counts(
             group = np.flatnonzero(judge == verdict)
             n = max(1, round(audited * len(group) / prompts))
             cells.append(Cell(len(group), n, int(human[rng.choice(group, n, replace=False)].sum())))
-        wide.append(mean_rate(cells, beyond=True))
+        wide.append(mean_rate(cells, beyond=1))
         narrow.append(mean_rate(cells))
     assert hold(p, wide) >= 0.93
     assert hold(p, narrow) < 0.93

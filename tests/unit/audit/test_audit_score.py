@@ -80,7 +80,7 @@ def test_corrected_rates_epsilon_and_accuracy_are_covered_under_the_stratified_d
     epsilon = share_of(invert, lambda t, _: is_wrong(t, 0.15))
     called = [(t, v) for t, v in clear if v.label is NO]
     precision = float(np.mean([not is_wrong(t, 0.15) for t, _ in called]))
-    for seed in range(120):
+    for seed in range(80):
         sample = draw_sample(pairs, 160, seed)
         found = score(sample, truthful(sample, pairs, 0.15))
         note("accuracy", right, found.accuracy)
@@ -212,9 +212,13 @@ def test_models_answers_are_corrected_by_model_topic_and_outcome() -> None:
     sample = draw(lambda: units, 200, 0, side="model")
     assert sample.by == "outcome, model, verdict, rule"
     answers = [Answer(i.id, "a", i.kind.label, ("cite",) if i.kind.label is NO else ()) for i in sample]
-    found = score(sample, answers, beyond=True)
+    found = score(sample, answers, beyond=1)
     assert set(found.rates["group"]) == {"before", "after"}
-    assert set(found.rates["group, topic"]) == {"before, baking", "before, tea", "after, baking", "after, tea"}
+    assert set(found.parts) == {"before", "after"}
+    assert set(found.parts["after"]["topic"]) == {"baking", "tea"}
+    assert set(found.parts["after"]["outcome"]) == {"INVERT", "NEUTRAL"}
+    assert found.parts["after"]["rule"]["cite"].raw == found.rates["group"]["after"].raw
+    assert found.parts["after"]["rule"]["cite"].corrected.value == pytest.approx(raw_of(units, "after"))
     assert found.change is not None
     raw = {model: found.rates["group"][model].raw for model in ("before", "after")}
     assert found.change.value == pytest.approx(raw["after"] - raw["before"]), "the judge is never wrong here"
@@ -255,3 +259,16 @@ def test_the_figures_do_not_depend_on_the_order_of_the_answers() -> None:
     answers = truthful(sample, pairs, 0.2) + truthful(sample, pairs, 0.1, "bea")
     first: AuditScore = score(sample, answers)
     assert first == score(sample, answers[::-1])
+
+
+def raw_of(units: list[Unit], model: str) -> float:
+    labels = [unit.verdict.label for unit in units if unit.group == model]
+    return labels.count(YES) / len(labels)
+
+
+def test_several_answers_to_a_prompt_widen_what_is_said_beyond_the_drawn_prompts() -> None:
+    sample = draw_sample(world(300), 300)
+    answers = [Answer(i.id, "a", i.kind.label if i.kind.label in DECIDED else YES) for i in sample]
+    one, four = (score(sample, answers, beyond=n).rates["all"]["all"].corrected for n in (1, 4))
+    assert one.value == four.value
+    assert width(one) < width(four) < 2.1 * width(one)

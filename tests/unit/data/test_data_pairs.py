@@ -87,6 +87,18 @@ def test_an_id_that_is_no_text_or_whole_number_is_refused(uid: Any) -> None:
         list(pairs_from_rows([row("a", uid=uid)], settings))
 
 
+def test_a_topic_is_read_beside_any_format_and_is_no_part_of_the_identity() -> None:
+    rows = [row("a", meta={"about": "bread"}), row("b", meta={"about": 7}), row("c", meta={})]
+    plain, about = (
+        list(pairs_from_rows(rows, DataSettings(path="rows", topic=topic))) for topic in (None, "meta.about")
+    )
+    assert [pair.topic for pair in about] == ["bread", "7", None]
+    assert [pair.topic for pair in plain] == [None] * 3
+    assert [pair.id for pair in about] == [pair.id for pair in plain]
+    with pytest.raises(DataError, match=r"data\.topic = 'meta\.abuot': there is no such column; found: about"):
+        list(pairs_from_rows(rows, DataSettings(path="rows", topic="meta.abuot")))
+
+
 def test_the_limit_counts_valid_pairs_and_reads_no_further() -> None:
     def rows() -> Iterator[dict[str, Any]]:
         yield from [row(""), row("a"), row("a"), row("b")]

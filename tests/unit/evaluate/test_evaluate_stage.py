@@ -16,7 +16,7 @@ from bakery import CONTROL, bakery
 from realigner.check import check
 from realigner.errors import TemplateError
 from realigner.evaluate import stage
-from realigner.evaluate.stage import JUDGEMENTS, RESPONSES
+from realigner.evaluate.answers import JUDGEMENTS, RESPONSES
 from realigner.model.chat import Encoder
 from realigner.model.generate import generate
 from realigner.pipeline import run
@@ -103,6 +103,37 @@ def test_the_responses_are_those_of_the_reference_and_of_the_saved_model(finishe
     assert sides["before"] != sides["after"], "training must show, or the comparison says nothing"
 
 
+def test_several_answers_to_a_prompt_are_a_cluster_in_the_figures(finished: StoredRun, again: Again) -> None:
+    several = again(generate={"samples": 3, "temperature": 1.5})
+    found = rows(several)
+    assert len(found) == 3 * len(rows(finished))
+    assert len({row["id"] for row in found}) == len(found)
+    assert {row["sample"] for row in found} == {0, 1, 2}
+    first = [row for row in found if row["model"] == "before" and row["prompt_id"] == found[0]["prompt_id"]]
+    assert [row["id"].removeprefix(first[0]["id"]) for row in first] == ["", "-1", "-2"]
+    assert len({row["response"] for row in first}) > 1
+    after = summary(several)["agreement"]["after"]
+    assert (after["n"], after["clusters"]) == (len(found) / 2, len(found) / 6)
+    assert after["method"].startswith("cluster-robust")
+    assert summary(several)["agreement"]["change"]["p_method"] == "sign flips of prompts"
+    assert several.facts("generate")["prompts"] == finished.facts("generate")["prompts"]
+
+
+def test_agreement_is_given_by_the_topic_that_the_data_name(finished: StoredRun, tmp_path: Path) -> None:
+    content = finished.recipe.model_dump()
+    lines = [json.loads(line) for line in Path(content["data"]["path"]).read_text().splitlines()]
+    for place, line in enumerate(lines):
+        line["about"] = {"kind": "bread" if place % 2 else "cake"}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    content["data"] |= {"path": str(tmp_path / "pairs.jsonl"), "topic": "about.kind"}
+    run(Recipe.parse(content | {"output": str(tmp_path / "run")}), until="evaluate")
+    found = load_run(tmp_path / "run")
+    by_topic = summary(found)["agreement"]["by_topic"]
+    assert set(by_topic) == {"bread", "cake"}
+    assert sum(part["after"]["n"] for part in by_topic.values()) == summary(found)["agreement"]["after"]["n"]
+    assert {row["topic"] for row in rows(found)} == {"bread", "cake"}
+
+
 def test_fewer_prompts_are_the_first_of_more(finished: StoredRun, again: Again) -> None:
     def asked(found: StoredRun) -> list[str]:
         return [row["prompt_id"] for row in rows(found) if row["model"] == "before"]
@@ -149,7 +180,7 @@ def test_the_summary_has_the_promised_keys(finished: StoredRun) -> None:
         *("seconds", "oracle", "policy", "warnings"),
     ]
     assert found["counts"] == finished.facts("triage")["outcomes"]
-    assert list(found["agreement"]) == ["before", "after", "change", "by_rule", "by_outcome", "undecided"]
+    assert list(found["agreement"]) == ["before", "after", "change", "by_rule", "by_outcome", "by_topic", "undecided"]
     assert list(found["agreement"]["by_rule"]) == ["no-sugar", "no-shouting"]
     assert set(found["agreement"]["by_outcome"]) == {"INVERT", "PUNISH", "CONFIRM", "NEUTRAL"}
     assert list(found["seconds"]) == ["triage", "reference", "weigh", "train", "generate"]

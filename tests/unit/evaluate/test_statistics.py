@@ -8,9 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from realigner.evaluate import statistics
-from realigner.evaluate.statistics import mean_interval, paired_change, proportion, ratio_interval
+from realigner.evaluate.statistics import (
+    clustered_change,
+    clustered_proportion,
+    holm,
+    mean_interval,
+    paired_change,
+    proportion,
+    ratio_interval,
+)
 
 Z = 1.959963984540054
 SIMULATIONS = 300
@@ -197,3 +206,85 @@ def test_items_that_all_change_have_all_of_it() -> None:
     assert found is not None
     assert (found["value"], found["low"], found["high"]) == (1.0, 1.0, 1.0)
     assert found["mcnemar_p"] == pytest.approx(2 / 1024)
+
+
+# -- answers in clusters --------------------------------------------------------------------------------------------
+
+
+def test_one_answer_a_cluster_gives_wilson() -> None:
+    hits = [True] * 7 + [False] * 3
+    assert clustered_proportion(hits, range(10)) == proportion(7, 10)
+    assert clustered_proportion([], []) is None
+
+
+def test_the_clustered_variance_is_the_textbooks() -> None:
+    """Cameron and Miller 2015, eq. 10 with one regressor: G/(G−1) (N−1)/(N−1) Σ_g (Σ_i (y − p))² / N²."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(30), rng.integers(1, 6, size=30))
+    hits = rng.random(len(clusters)) < rng.random(30)[clusters]
+    p, n, groups = hits.mean(), len(hits), 30
+    sums = np.bincount(clusters, weights=hits - p)
+    variance = groups / (groups - 1) * (sums**2).sum() / n**2
+    found = clustered_proportion(hits.tolist(), clusters.tolist())
+    assert found is not None
+    assert (found["value"], found["n"], found["clusters"]) == (pytest.approx(p), n, 30)
+    effective = p * (1 - p) / variance * (Z / stats.t.ppf(0.975, groups - 1)) ** 2
+    middle = (p + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
+    assert (found["low"] + found["high"]) / 2 == pytest.approx(middle)
+
+
+@pytest.mark.parametrize(("hits", "n"), [([True] * 12, 3), ([False] * 12, 3), ([True, False] * 6, 3)])
+def test_clusters_that_are_all_alike_count_once(hits: list[bool], n: int) -> None:
+    found = clustered_proportion(hits, [i // 4 for i in range(12)])
+    plain = binomtest_limits(sum(hits) / 12, n)
+    assert found is not None
+    assert (found["low"], found["high"]) == pytest.approx(plain)
+
+
+def binomtest_limits(share: float, n: int) -> tuple[float, float]:
+    middle, half = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return (middle - half) / (1 + Z**2 / n), (middle + half) / (1 + Z**2 / n)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "answers", "a", "b"), [(60, 4, 0.5, 0.5), (30, 4, 2, 0.3), (100, 3, 5, 0.2), (15, 8, 1, 1)]
+)
+def test_the_clustered_interval_covers_where_wilson_does_not(prompts: int, answers: int, a: float, b: float) -> None:
+    rng = np.random.default_rng(1)
+    truth, clusters = a / (a + b), [i // answers for i in range(prompts * answers)]
+    held = naive = 0
+    for _ in range(SIMULATIONS):
+        hits = rng.random(prompts * answers) < np.repeat(rng.beta(a, b, prompts), answers)
+        found = clustered_proportion(hits.tolist(), clusters)
+        assert found is not None
+        held += found["low"] <= truth <= found["high"]
+        low, high = found["wilson"]
+        naive += low <= truth <= high
+    assert LEAST <= held / SIMULATIONS <= MOST
+    assert naive < held
+
+
+def test_a_clustered_change_covers_and_its_p_is_fair_without_one() -> None:
+    rng = np.random.default_rng(2)
+    clusters = [i // 3 for i in range(150)]
+    held, small = 0, 0
+    for trial in range(120):
+        chance = np.repeat(rng.beta(1, 1, 50), 3)
+        before, after = (rng.random(150) < chance).tolist(), (rng.random(150) < chance).tolist()
+        found = clustered_change(before, after, clusters, trial)
+        assert found is not None
+        held += found["low"] <= 0 <= found["high"]
+        small += found["p"] < 0.05
+    assert held / 120 >= LEAST
+    assert small / 120 <= 0.1
+
+
+def test_a_clustered_change_of_nothing_has_p_1() -> None:
+    found = clustered_change([True, False] * 4, [True, False] * 4, [0, 0, 1, 1, 2, 2, 3, 3], 0)
+    assert found is not None
+    assert (found["value"], found["p"]) == (0, 1)
+
+
+def test_holm_on_a_worked_example() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []

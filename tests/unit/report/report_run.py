@@ -385,7 +385,7 @@ def _write_audit(directory: Path, text: str) -> None:
         content[subject] = {
             "audit": "5d1c0f3a9b7e2468", "output": f"sha256:{hash_of(files[subject]):016x}", "by": sample.by,
             "oracle": "rules clinic-policy@2.1.0" + text[:1000], "scored": "2026-11-21T12:00:00+00:00",
-            **score(sample, answers, beyond=subject == "evaluation").as_dict(),
+            **score(sample, answers, beyond=int(subject == "evaluation")).as_dict(),
         }  # fmt: skip
     (directory / "audit.json").write_text(json.dumps(content), encoding="utf-8")
 

@@ -82,8 +82,9 @@ def test_the_columns_are_the_promised_ones(tmp_path: Path) -> None:
         "verdicts": f"struct<chosen: {rules}, rejected: {rules}>",
         "reasons": "struct<chosen: string, rejected: string>",
         "correction": "string",
+        "topic": "string",
     }
-    assert [field.name for field in schema if field.nullable] == ["correction"]
+    assert [field.name for field in schema if field.nullable] == ["correction", "topic"]
 
 
 def test_other_tools_read_plain_values(tmp_path: Path) -> None:
@@ -119,6 +120,14 @@ def test_half_a_surrogate_pair_is_refused_and_its_pair_named(tmp_path: Path) -> 
         r"pair 'odd' (data.jsonl:7) holds '\ud83d': text must be valid Unicode, and half of a surrogate pair is not. "
         "Correct the text, or leave the pair out"
     )
+
+
+def test_a_file_from_before_there_were_topics_is_read(tmp_path: Path) -> None:
+    written = [example(str(i)) for i in range(3)]
+    write_triage(written, tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    pq.write_table(table.drop_columns(["topic"]), tmp_path / "old.parquet")
+    assert list(read_triage(tmp_path / "old.parquet")) == written
 
 
 def test_no_pairs_are_a_file_with_no_rows(tmp_path: Path) -> None:
