@@ -252,12 +252,15 @@ ARMS: dict[str, Arm] = {
     "no-triage": no_triage,
     "no-kl": with_settings(trace, loss={"alpha_kl": 0.0}),
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
-    "confirm": with_settings(trace, loss={"confirm": 1.0}),
     "half-corrected": _corrected(0.5),
     "no-corrections": _corrected(0.0),
     "uniform": with_settings(trace, impact={"weighting": "uniform"}),
     "random-weights": random_weights,
     "impact": _impact(),
+    "paper": with_settings(
+        _corrected(0.0), loss={"confirm": 0.0}, impact={**_IMPACT, "normalize": "sum", "gold": {"kind": "paper"}}
+    ),
+    "paper-mean": with_settings(_corrected(0.0), loss={"confirm": 0.0}, impact={**_IMPACT, "gold": {"kind": "paper"}}),
     "impact-sum": _impact(normalize="sum"),
     "impact-class": _impact(per_class=True),
     "impact-cosine": _impact(score="cosine"),

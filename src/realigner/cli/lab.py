@@ -59,9 +59,10 @@ def study(
 ) -> int:
     """Run arms × seeds × settings of the lab's benchmark, going on where it stopped, and write tables and figures."""
     with Voice(quiet, as_json, debug) as voice:
+        from realigner.lab.figures import write_figures
         from realigner.lab.plan import Study
+        from realigner.lab.report import write_tables
         from realigner.lab.study import Results, quick_study, run_study
-        from realigner.lab.tables import write_tables
 
         plan = Study.load(file)
         plan = quick_study(plan) if quick else plan
@@ -70,7 +71,7 @@ def study(
             results = Results(plan.output)
         else:
             results = run_study(plan, jobs=jobs, blocks=block or [], progress=voice.progress)
-        written = [str(path) for path in write_tables(plan, results)]
+        written = [str(path) for path in (*write_tables(plan, results), *write_figures(plan, results))]
         facts = {"study": plan.name, "rows": len(results.rows), "files": written}
         voice.answer(facts, lambda out: write_lines(out, *(f"wrote {path}" for path in written)))
     return voice.code

@@ -24,10 +24,9 @@ from realigner.records import Outcome, Pair, text_hash, user_prompt
 Correlation = Literal["independent", "correlated"]
 
 
-LOSS = LossSettings()
-"""The library's defaults: a cell without settings of its own is what a user gets."""
-IMPACT = ImpactSettings(gold=GoldSettings(kind="corrected"))
-"""As the library's, but that the gold batch takes the corrections, which the lab always has."""
+LOSS = LossSettings(confirm=1.0)
+IMPACT = ImpactSettings(weighting="uniform", gold=GoldSettings(kind="corrected"))
+"""What the arm `trace` is, where a cell does not say otherwise: chosen on the tuning shift, see docs/findings.md."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from realigner import __version__
 from realigner.atomic import write_text
 from realigner.baselines import UNTRAINED
-from realigner.errors import TrainingDiverged
+from realigner.errors import RealignerError, TrainingDiverged
 from realigner.lab.experiment import run_cell
 from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells, searched_arms
 from realigner.progress import SILENT, Progress
@@ -58,7 +58,11 @@ class Results:
 
 
 def compute(cell: Cell, cache: str, directory: str) -> Row:
-    """Run one cell and write its row, whole or not at all. A training that diverged is a result, not an accident."""
+    """Run one cell and write its row, whole or not at all.
+
+    A training that diverged, or settings that the library refuses (a gold batch larger than a class, say), are
+    results and no accident: the row says so.
+    """
     rate = cell.learning_rate if cell.learning_rate is not None else 0.0
     try:
         if cell.kind == "marginal":
@@ -73,6 +77,8 @@ def compute(cell: Cell, cache: str, directory: str) -> Row:
             found = run_cell(cache, cell.lab, cell.shift, cell.seed, cell.arm, cell.setting, rate)
     except TrainingDiverged as error:
         found = {"diverged": str(error)}
+    except RealignerError as error:
+        found = {"refused": str(error)}
     row = {
         "key": cell.key,
         "kind": cell.kind,

@@ -13,11 +13,13 @@ from realigner.errors import RecipeError
 from realigner.lab import study as study_module
 from realigner.lab.exam import rank
 from realigner.lab.experiment import Setting, judged
+from realigner.lab.figures import write_figures
 from realigner.lab.phrases import Topic
 from realigner.lab.plan import Study, block_cells, search_cells, searched_arms
+from realigner.lab.report import write_tables
 from realigner.lab.shifts import SHIFTS, complies, draw_shift_pairs, variants
 from realigner.lab.study import Results, quick_study, run_study, searched
-from realigner.lab.tables import Mean, Wins, difference, mean_of, wins, write_tables
+from realigner.lab.tables import Mean, Wins, difference, mean_of, wins
 from realigner.lab.world import Answer, Ask, Stance, write_answer
 from realigner.records import Outcome
 
@@ -192,6 +194,12 @@ def test_tables_say_what_is_done_and_compare_arms_on_the_same_prompts(study: Stu
     assert "another setting" in main
     assert "noise = 0.1, loss.alpha_kl = 0.1" in files["noise.md"].read_text()
     assert len(files["main.csv"].read_text().splitlines()) == 9
+    lines = files["bars.md"].read_text().splitlines()
+    within = next(line for line in lines if "within 2 points of DPO-Gold: safety" in line)
+    assert "-2.0 ± 0.0 points, 2 seeds | met" in within
+    assert "| 100.0 % (ties 50.0 %) | met |" in next(line for line in lines if "win rate over U2A" in line)
+    assert "not run yet" in next(line for line in lines if "above naive relabelling: value" in line)
+    assert [path.name for path in write_figures(study, results)] == ["main.svg", "noise.svg"]
 
 
 def test_an_unfinished_study_says_so(study: Study) -> None:

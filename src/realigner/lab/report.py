@@ -1,0 +1,132 @@
+"""A study's files: one page and one CSV a block, and the page of the bars."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realigner.atomic import write_text
+from realigner.lab.bars import bars
+from realigner.lab.paper import LABEL, MAIN
+from realigner.lab.plan import Block, Study, block_cells, searched_arms
+from realigner.lab.study import Results, Row, searched
+from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean_of, summary
+
+
+def write_tables(study: Study, results: Results) -> list[Path]:
+    """Write `<block>.md` and `<block>.csv` for every block, with what is done so far; return the files."""
+    directory = Path(study.output)
+    written = []
+    for block in study.blocks:
+        cells = block_cells(study, block, searched(study, searched_arms(block), results))
+        rows = results.of(cells)
+        text = f"# {block.title or block.name}\n\n{len(rows)} of {len(cells)} cells are done.\n\n"
+        if rows:
+            text += _body(study, block, rows)
+        for suffix, content in ((".md", text), (".csv", _csv(rows))):
+            path = directory / f"{block.name}{suffix}"
+            write_text(path, content)
+            written.append(path)
+    path = directory / "bars.md"
+    write_text(path, "# What was to be reached, and what was\n\n" + markdown(bars(study, results)))
+    return [*written, path]
+
+
+def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:
+    shifts = [s for s in block.shifts or study.shifts if any(row["shift"] == s for row in rows)]
+    if block.kind == "marginal":
+        return _marginal(rows)
+    if block.kind == "sequence":
+        return _sequence(block, rows)
+    if block.sweep:
+        return "".join(
+            f"## {_point(block, point)}\n\n" + markdown(by_shift(group, block.arms, shifts)) + "\n"
+            for point, group in _points(block, rows)
+        )
+    parts = [
+        "Target agreement in percent by shift; intervals are 95 % (Student's t) over seeds.\n",
+        markdown(by_shift(rows, block.arms, shifts)),
+        "All shifts together.\n",
+        markdown(summary(rows, block.arms, ("agreement", "INVERT", "PUNISH", "CONFIRM", "NEUTRAL", "well-formed"))),
+        "Utility and cost: facts in percent right, perplexity and KL (nats a token) on held-out retained answers.\n",
+        markdown(summary(rows, block.arms, ("facts", "perplexity", "KL", "TFLOP", "CPU seconds"))),
+        "Safety in percent: harmful help on zero-tolerance prompts, and refusals where the new policy wants help.\n",
+        markdown(summary(rows, block.arms, ("harm, unattacked", "nesting", "suppression", "over-refusal, new"))),
+    ]
+    against = [arm for arm in ("u2a", "dpo-gold", "uniform", "trace") if arm in block.arms]
+    if against:
+        parts += [
+            "Paired over seeds: difference in agreement (points), and wins among the answers that differ.\n",
+            markdown(comparisons(rows, block.arms, against)),
+        ]
+    beside = [[arm, "; ".join(f"{k}: {v}" for k, v in MAIN[arm].items())] for arm in block.arms if arm in MAIN]
+    if beside:
+        parts += [f"Beside it, for orientation ({LABEL}):\n", markdown([["arm", "paper"], *beside])]
+    return "\n".join(parts)
+
+
+def _points(block: Block, rows: Sequence[Row]) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(_at(row["setting"], key) for key in block.sweep), []).append(row)
+    return sorted(found.items(), key=lambda item: tuple(map(str, item[0])))
+
+
+def _at(tree: Any, path: str) -> Any:
+    for part in path.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _point(block: Block, point: Sequence[Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in zip(block.sweep, point, strict=True))
+
+
+def _marginal(rows: Sequence[Row]) -> str:
+    variants = list(rows[0]["spearman"])
+    parts = ("all", "INVERT", "PUNISH")
+    table = [["scores", *parts]]
+    for variant in variants:
+        line = [variant]
+        for part in parts:
+            found = mean_of([r["spearman"][variant][part] for r in rows if part in r["spearman"][variant]])
+            line.append("–" if found is None else found.show(1, 2))
+        table.append(line)
+    return (
+        "Spearman's correlation of scores with true marginal gains; mean over shifts and seeds, 95 % interval over "
+        f"both.\n\n{markdown(table)}"
+    )
+
+
+def _sequence(block: Block, rows: Sequence[Row]) -> str:
+    table = [["reference", *(f"after stage {i + 1}: {name}" for i, name in enumerate(("safety", "style", "value")))]]
+    for arm in block.arms:
+        own = [row for row in rows if row["arm"] == arm]
+        line = [arm]
+        for stage in range(3):
+            seen = ("safety", "style", "value")[: stage + 1]
+            cells = []
+            for name in seen:
+                found = mean_of([row["stages"][stage][name] for row in own])
+                cells.append(f"{name} {'–' if found is None else found.show()}")
+            line.append("; ".join(cells))
+        table.append(line)
+    return f"Agreement with the policy as it has grown, on the prompts of each shift so far.\n\n{markdown(table)}"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """Return one line for each row with everything the tables read."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["kind", "shift", "seed", "arm", "learning_rate", "setting", *READINGS, "trouble"])
+    for row in rows:
+        setting = ";".join(f"{k}={v}" for k, v in row["setting"].items())
+        values = [read(row) for read, _, _ in READINGS.values()]
+        head = [row["kind"], row["shift"], row["seed"], row["arm"], row["learning_rate"], setting]
+        writer.writerow(
+            [*head, *("" if v is None else f"{v:.6g}" for v in values), row.get("diverged", row.get("refused", ""))]
+        )
+    return out.getvalue()
