@@ -118,16 +118,16 @@ def make_task(
         impact=impact,
         budget=Budget(ceil(setting.pairs * setting.epochs / setting.batch), setting.batch, learning_rate, seed),
     )
-    key = (id(models), shift, seed, setting.pairs, setting.mix, setting.noise, setting.correlation)
-    if key not in _SCORED:
+    key = (shift, seed, setting.pairs, setting.mix, setting.noise, setting.correlation)
+    if key not in _SCORED or _SCORED[key][0] is not models[MODEL]:
         _SCORED.clear()  # cells of one data set follow each other: only the last is worth keeping
-        _SCORED[key] = (task.reference, task.responses)
-    task.__dict__["reference"], task.__dict__["responses"] = _SCORED[key]
+        _SCORED[key] = (models[MODEL], task.reference, task.responses)
+    _, task.__dict__["reference"], task.__dict__["responses"] = _SCORED[key]
     return task
 
 
-_SCORED: dict[tuple[Any, ...], tuple[Any, Any]] = {}
-"""The reference and its log-probabilities of the last data set: arms share them."""
+_SCORED: dict[tuple[Any, ...], tuple[Any, Any, Any]] = {}
+"""The last data set under its M_ref: the model, the frozen copy of it, and the log-probabilities. Arms share them."""
 
 
 def run_cell(

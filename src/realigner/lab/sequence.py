@@ -38,11 +38,10 @@ def run_sequence(
     changes: Changes = frozenset()
     for number, name in enumerate(ORDER):
         changes |= SHIFTS[name].changes
-        task = make_task(models, name, seed, setting, learning_rate, lab.size.context)
         start = models[MODEL] if number == 0 else stages[-1]["model"]
         if reference == "moving":
             models = {**models, MODEL: start}
-            task = make_task(models, name, seed, setting, learning_rate, lab.size.context)
+        task = make_task(models, name, seed, setting, learning_rate, lab.size.context)
         training = Training(copy.deepcopy(start).requires_grad_(True), task.reference, task.loss, task.budget)
         training.run(trace_terms(task, trace_weights(task)))
         model = training.model.eval()
