@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from realigner import atomic
-from realigner.data import DataTally, read_corrections, read_pairs
+from realigner.data import DataTally, read_pairs
 from realigner.errors import OracleError, RunDirError
 from realigner.oracle import PolicyOracle, RuleJudge
 from realigner.oracle.build import build_policy_oracle, store_path
@@ -33,6 +33,7 @@ from realigner.policy import Policy
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
 from realigner.triaging import CorrectionIndex, triage
+from realigner.triaging.plan import proposed
 
 ABOUT = "about.json"
 
@@ -159,12 +160,11 @@ def _walk(
             "batch files are for judges of kind http, and no rule of this policy is judged by one",
             "Set oracle.llm or oracle.classifier to one",
         )
-    settings = recipe.corrections
-    with CorrectionIndex(read_corrections(settings.path) if settings else ()) as corrections:
+    with CorrectionIndex(proposed(recipe)) as corrections:
         for _ in triage(
             read_pairs(recipe.data, DataTally()),
             oracle,
-            corrections=corrections if settings else None,
+            corrections=corrections if len(corrections) else None,
             seed=recipe.seed,
             eval_fraction=recipe.data.eval_fraction,
             batch_size=recipe.oracle.questions_at_a_time,

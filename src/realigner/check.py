@@ -6,14 +6,14 @@ import fcntl
 import heapq
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from realigner import atomic
-from realigner.data import DataTally, read_corrections, read_pairs, split_of
+from realigner.data import DataTally, read_pairs, split_of
 from realigner.errors import GateNotMet, GoldError, ModelError, RealignerError, RunDirError
 from realigner.manifest import MANIFEST
 from realigner.oracle import Oracle, build_oracle
@@ -27,6 +27,7 @@ from realigner.records import Judgement, Outcome, Pair, TriagedPair, prompt_text
 from realigner.runs import LOCK, finished_stages, load_run
 from realigner.triaging import CorrectionIndex, TriageTally, triage
 from realigner.triaging.human import HumanVerdicts, read_human_verdicts
+from realigner.triaging.plan import proposed
 
 Level = Literal["ok", "warning", "error"]
 
@@ -219,7 +220,7 @@ def _check_triage(recipe: Recipe, oracle: Oracle, seen: _Seen, findings: _Findin
     whole = seen.whole and len(seen.sample) < SAMPLE
     tally = TriageTally()
     triaged: list[TriagedPair] = []
-    with findings.about("oracle"), CorrectionIndex(_corrections(recipe)) as corrections:
+    with findings.about("oracle"), CorrectionIndex(proposed(recipe)) as corrections:
         triaged = list(
             triage(
                 seen.sample,
@@ -232,7 +233,7 @@ def _check_triage(recipe: Recipe, oracle: Oracle, seen: _Seen, findings: _Findin
                 tally=tally,
             )
         )
-        if recipe.corrections:
+        if recipe.corrections and recipe.corrections.path:
             _say_corrections(tally, whole, findings)
     if not triaged:
         return
@@ -249,10 +250,6 @@ def _check_triage(recipe: Recipe, oracle: Oracle, seen: _Seen, findings: _Findin
         findings.warn("triage", f"{outcome} is rare ({tally.count(outcome)} of {of})")
     if recipe.impact.weighting == "impact":
         _check_gold(recipe, train, whole, findings)
-
-
-def _corrections(recipe: Recipe) -> Iterable[Any]:
-    return read_corrections(recipe.corrections.path) if recipe.corrections else ()
 
 
 def _say_corrections(tally: TriageTally, whole: bool, findings: _Findings) -> None:

@@ -20,12 +20,11 @@ def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
     """Return what decides triage.parquet."""
     from realigner.data import data_fingerprint
 
-    corrections = recipe.corrections and _content(recipe.corrections.path, "corrections.path")
     return {
         "seed": recipe.seed,
         "data": {**_settings(recipe.data, "path"), "content": data_fingerprint(recipe.data, progress)},
         **_judge(recipe, recipe.oracle),
-        "corrections": corrections,
+        "corrections": _corrections(recipe),
         # Only where it is given, so that the keys of runs without it stay as they are.
         **({"human": _content(recipe.human.path, "human.path")} if recipe.human else {}),
     }
@@ -89,6 +88,21 @@ def _kept(loss: LossSettings) -> dict[str, Any]:
 
 def _settings(section: Section, *left_out: str) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude=set(left_out))
+
+
+def _corrections(recipe: Recipe) -> Any:
+    """Return the identity of what proposes corrections: a file, a writer, both or nothing."""
+    from realigner.corrections.stage import writer_identities
+    from realigner.policy import Policy
+
+    if recipe.corrections is None:
+        return None
+    path = recipe.corrections.path
+    file = path and _content(path, "corrections.path")
+    if recipe.corrections.generate is None:
+        return file
+    policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
+    return {"file": file, "generate": writer_identities(recipe, policy)}
 
 
 def _judge(recipe: Recipe, settings: OracleSettings) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from realigner.policy import Policy
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
 from realigner.records import Judgement, Message, prompt_key
-from realigner.triaging.plan import plan_triage
+from realigner.triaging.plan import plan_triage, writer_lines
 
 JUDGING = ("triage", "evaluate")
 """The stages that judge."""
@@ -27,17 +27,20 @@ class Forecast:
     Args:
         plans: of each stage; None where all of its rules are computed.
         refusal: why a limit would keep the run from starting, or an empty string.
+        writer: what else is said of a stage: of corrections that will be written.
     """
 
-    def __init__(self, plans: dict[str, Plan | None], refusal: str) -> None:
-        self.plans, self.refusal = plans, refusal
+    def __init__(
+        self, plans: dict[str, Plan | None], refusal: str, writer: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        self.plans, self.refusal, self.writer = plans, refusal, writer or {}
 
     def lines(self) -> list[str]:
         """Return it for people."""
         lines = []
         for stage, plan in self.plans.items():
             said = ["its rules are computed, no judge is asked"] if plan is None else plan.lines()
-            lines += [f"{stage}: {line}" for line in said]
+            lines += [f"{stage}: {line}" for line in (*said, *self.writer.get(stage, ()))]
         return [*lines, *([f"refused: {self.refusal}"] if self.refusal else ["nothing was asked"])]
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def forecast(recipe: Recipe, stages: Sequence[str] = JUDGING, progress: Progress
                 refusals.append(f"{stage}: {error}")
             # What one stage takes is not there for the next.
             judged.meter.spent.calls += plan.calls
-    return Forecast(plans, "; ".join(refusals))
+    return Forecast(plans, "; ".join(refusals), {"triage": writer_lines(recipe)} if "triage" in stages else None)
 
 
 def with_limits(recipe: Recipe, max_calls: int | None, max_cost: float | None) -> Recipe:
@@ -84,6 +87,8 @@ def with_limits(recipe: Recipe, max_calls: int | None, max_cost: float | None) -
     for settings in (content["oracle"], content["evaluate"]["oracle"]):
         if settings is not None and settings["kind"] == "judges":
             settings |= given
+    if content["corrections"] is not None and content["corrections"]["generate"] is not None:
+        content["corrections"]["generate"] |= given
     return Recipe.parse(content, source="--max-calls, --max-cost")
 
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from realigner.errors import RecipeError, did_you_mean
+from realigner.recipe_corrections import CorrectionSettings
 from realigner.recipe_judges import JudgeSettings, NoiseSettings
 from realigner.recipe_parts import (
     A_FILE,
@@ -164,13 +165,6 @@ class OracleSettings(Section):
 
 
 _OF_JUDGES = ("llm", "classifier", "rules_per_call", "store", "prices", "max_cost", "max_calls")
-
-
-class CorrectionSettings(Section):
-    """Proposed answers y_c for PUNISH pairs."""
-
-    path: FilePath
-    """JSONL of `{id, correction}`; `id` is the pair's id in triage.parquet or in the data."""
 
 
 class HumanSettings(Section):

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from realigner import recipe, recipe_judges, recipe_parts
+from realigner import recipe, recipe_corrections, recipe_judges, recipe_parts
 
 _INTRODUCTION = """\
 # The recipe
@@ -30,11 +30,12 @@ realigner run recipe.yaml --set train.epochs=2 --set model.lora=null
 Paths are relative to the recipe's folder. An unknown key, a missing one or a value out of range stops before anything
 is done, and all faults are listed at once. `realigner check recipe.yaml` also looks at the files behind the keys.
 """
-_JUDGE = """\
-# Judges
+_KINDS = """\
+# {Noun}s
 
-Wherever the tables above say *a judge*, one of these sections stands; its `kind` says which.
+Wherever the tables above say *a {noun}*, one of these sections stands; its `kind` says which.
 """
+_JUDGE, _WRITER = "judge", "writer"
 _TYPES = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text"}
 _BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 
@@ -51,27 +52,35 @@ def page_of(root: type[BaseModel], *modules: ModuleType) -> str:
     names: dict[str, list[str]] = {}
     for dotted, title in _places(sections, root.__name__, ""):
         names.setdefault(title, []).append(dotted)
-    meanings = _docstrings(modules or (recipe, recipe_judges, recipe_parts))
+    meanings = _docstrings(modules or (recipe, recipe_corrections, recipe_judges, recipe_parts))
     parts = [
         _section(sections, title, ", ".join(f"`{name}`" for name in dotted if name) or "Top level", meanings[title])
         for title, dotted in names.items()
     ]
-    judges = [
-        _section(sections, title, f"A judge of kind `{kind}`", meanings[title])
-        for kind, title in _kinds(sections).items()
-    ]
-    return "\n".join([_INTRODUCTION, *parts, *([_JUDGE, *judges] if judges else [])])
+    for noun, kinds in _kinds(sections).items():
+        parts.append(_KINDS.format(noun=noun, Noun=noun.capitalize()))
+        for kind, title in kinds.items():
+            for dotted, inner in _places(sections, title, ""):
+                heading = f"A {noun} of kind `{kind}`" + (f": `{dotted}`" if dotted else "")
+                parts.append(_section(sections, inner, heading, meanings[inner]))
+    return "\n".join([_INTRODUCTION, *parts])
 
 
-def _kinds(sections: Mapping[str, Any]) -> dict[str, str]:
-    """Return the class of each kind of every union that is told apart by a key, wherever it stands."""
-    kinds: dict[str, str] = {}
+def _kinds(sections: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the classes by kind of every union that is told apart by a key, under what its members are called."""
+    found: dict[str, dict[str, str]] = {}
     for section in sections.values():
         for field in section.get("properties", {}).values():
             for option in (*field.get("anyOf", ()), field.get("items", {}), field):
                 mapping = option.get("discriminator", {}).get("mapping", {})
-                kinds |= {kind: _name_of(reference) for kind, reference in mapping.items()}
-    return kinds
+                if mapping:
+                    kinds = found.setdefault(_noun(mapping), {})
+                    kinds |= {kind: _name_of(reference) for kind, reference in mapping.items()}
+    return dict(sorted(found.items()))
+
+
+def _noun(mapping: Mapping[str, str]) -> str:
+    return _WRITER if all(_WRITER in reference.lower() for reference in mapping.values()) else _JUDGE
 
 
 def _name_of(reference: str) -> str:
@@ -116,7 +125,7 @@ def _value(field: Mapping[str, Any]) -> str:
     if "$ref" in field:
         return "a section"
     if "discriminator" in field:
-        return "a judge"
+        return f"a {_noun(field['discriminator']['mapping'])}"
     if "enum" in field or "const" in field:
         return ", ".join(f"`{word}`" for word in field.get("enum", [field.get("const")]))
     if field["type"] == "array":
@@ -124,7 +133,8 @@ def _value(field: Mapping[str, Any]) -> str:
             return "list of " + ", ".join(_value(item) for item in field["prefixItems"])
         return f"list of {_value(field['items']).removeprefix('a ')}s"
     if field["type"] == "object":
-        return f"mapping to {_value(field['additionalProperties'])}"
+        inner = field["additionalProperties"]
+        return "mapping" if "$ref" in inner else f"mapping to {_value(inner)}"
     if field["type"] == "null":
         return "`null`"
     bounds = [text.format(field[name]) for name, text in _BOUNDS.items() if name in field]

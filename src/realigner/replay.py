@@ -11,6 +11,7 @@ from typing import Any, Literal
 from realigner.atomic import write_text
 from realigner.audit.gate import needs_audit
 from realigner.audit.stored import AUDIT
+from realigner.corrections.stage import journal_path
 from realigner.errors import RunDirError, StaleKeyError
 from realigner.oracle.build import store_path
 from realigner.pipeline import run, stage_inputs
@@ -89,11 +90,15 @@ def replay(directory: str | Path, progress: Progress = SILENT) -> ReplayReport:
 
 
 def _elsewhere(recipe: Recipe, target: Path) -> Recipe:
-    """Return the recipe for another directory, with the verdict store of the run: no judge is asked twice."""
-    oracle = recipe.oracle
+    """Return the recipe for another directory, with the verdicts and candidates of the run: nothing is asked twice."""
+    oracle, corrections = recipe.oracle, recipe.corrections
     if oracle.kind == "judges":
         oracle = oracle.model_copy(update={"store": str(store_path(oracle, recipe.output))})
-    return recipe.model_copy(update={"output": str(target), "oracle": oracle})
+    if corrections is not None and corrections.generate is not None:
+        journal = str(journal_path(corrections.generate, recipe.output))
+        generate = corrections.generate.model_copy(update={"journal": journal})
+        corrections = corrections.model_copy(update={"generate": generate})
+    return recipe.model_copy(update={"output": str(target), "oracle": oracle, "corrections": corrections})
 
 
 def compare(first: StoredRun, second: StoredRun) -> ReplayReport:

@@ -41,6 +41,7 @@ SURFACE = {
         "--set",
         *COMMON,
     },
+    "correct": {"RECIPE", "--output", "--redo", "--max-calls", "--max-cost", "--set", *COMMON},
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,

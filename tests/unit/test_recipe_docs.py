@@ -19,8 +19,17 @@ from realigner.recipe_parts import Section
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 MINIMAL = {"output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": "p"}}
-REQUIRED = {"data.fields.chosen": "c", "data.fields.rejected": "r", "corrections.path": "c.jsonl", "human.path": "h"}
+REQUIRED = {
+    "data.fields.chosen": "c",
+    "data.fields.rejected": "r",
+    "corrections.generate.writer": {},
+    "human.path": "h",
+}
 REQUIRED |= {f"{where}.noise.rules[].rule": "r" for where in ("oracle", "evaluate.oracle")}
+
+
+UNIONS = ("llm", "classifier", "writer")
+"""Keys whose sections have tables of their own, one for each kind."""
 
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
@@ -28,7 +37,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
     sections: list[str] = []
     for line in recipe_page().splitlines():
         if line.startswith("## "):
-            sections = [] if "judge of kind" in line else re.findall(r"`(.*?)`", line) or [""]
+            sections = [] if " of kind " in line else re.findall(r"`(.*?)`", line) or [""]
         elif line.startswith("| `"):
             key, value, default, meaning = re.split(r" \| ", line.strip("| "))
             for section in sections:
@@ -38,7 +47,7 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
 def leaves(content: dict[str, Any], before: str = "") -> Iterator[str]:
     for key, value in content.items():
         yield f"{before}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in UNIONS:
             yield from leaves(value, f"{before}{key}.")
         for item in value if isinstance(value, list | tuple) else ():
             if isinstance(item, dict):
@@ -54,13 +63,9 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
     noise = {"of": "rules", "rules": [{"rule": "r"}]}
     oracle = {"oracle": {"kind": "rules", "noise": noise}}
     whole = {**MINIMAL, **oracle, "data": {"path": "d", "fields": {"chosen": "c", "rejected": "r"}}}
-    keys = set(
-        leaves(
-            Recipe.parse(
-                {**whole, "corrections": {"path": "c"}, "human": {"path": "h"}, "evaluate": oracle}
-            ).model_dump()
-        )
-    )
+    generate = {"writer": {"kind": "local", "path": "w"}, "second": {"llm": {"kind": "rules"}}}
+    whole |= {"corrections": {"generate": generate}, "human": {"path": "h"}, "evaluate": oracle}
+    keys = set(leaves(Recipe.parse(whole).model_dump()))
     described = {key: meaning for key, _, _, meaning in rows()}
     assert keys == set(described)
     assert [key for key, meaning in described.items() if len(meaning) < 5] == []

@@ -15,6 +15,7 @@ from realigner import __version__
 from realigner.cli.audit import app as audit_app
 from realigner.cli.batch import app as batch_app
 from realigner.cli.calibrate import calibrate
+from realigner.cli.correct import correct
 from realigner.cli.discover import discover
 from realigner.cli.estimate import estimate
 from realigner.cli.lab import app as lab_app
@@ -205,6 +206,7 @@ _stage_verb("report", "Write the report.")
 
 
 app.command()(calibrate)
+app.command()(correct)
 app.command()(discover)
 app.command()(estimate)
 

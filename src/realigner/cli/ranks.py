@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-VERBS = ("triage", "calibrate")
+VERBS = ("triage", "calibrate", "correct")
 """Verbs that ask a judge and compute nothing else that torchrun could share."""
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +109,28 @@ class Meter:
         Raises:
             LimitReached: not even one.
         """
+        return self.room(costs, len(questions), (tokens_of(asked, LEAST_BYTES_PER_TOKEN) for asked in questions))
+
+    def room(self, costs: JudgeCosts | None, count: int, input_tokens: Iterable[int]) -> int:
+        """Return how many of `count` requests, from the first on, can be made whatever they cost.
+
+        Args:
+            costs: of who is asked; None: free.
+            count: how many are waiting.
+            input_tokens: of each, counting on the worst; read only where there is a limit on money.
+
+        Raises:
+            LimitReached: not even one.
+        """
         price = self.price(costs)
-        count = len(questions)
         if self.max_calls is not None:
             count = min(count, (self.max_calls - self.spent.calls) // (costs.most_calls if costs else 1))
         if count < 1:
             self._stop(f"{self.spent.calls:,} of max_calls {self.max_calls:,} calls are made", "Raise --max-calls")
         if self.max_cost is not None and price is not None and costs is not None:
             left = self.max_cost - self.spent.cost
-            for place, question in enumerate(questions[:count]):
-                left -= _worst_cost(price, costs, question)
+            for place, entered in enumerate(islice(input_tokens, count)):
+                left -= _worst_cost(price, costs, entered)
                 if left < 0:
                     if place == 0:
                         money = f"{self.spent.cost:.4f} of max_cost {self.max_cost:g} is spent"
@@ -133,12 +146,16 @@ class Meter:
         written = _whole(facts, "output_tokens", calls * most)
         if self.advance is not None:
             self.advance(1)
+        self.spend(costs, calls, entered, written)
+
+    def spend(self, costs: JudgeCosts | None, calls: int, input_tokens: int, output_tokens: int) -> None:
+        """Count calls, their tokens and their money."""
         self.spent.calls += calls
-        self.spent.input_tokens += entered
-        self.spent.output_tokens += written
+        self.spent.input_tokens += input_tokens
+        self.spent.output_tokens += output_tokens
         price = self.price(costs)
         if price is not None:
-            self.spent.cost += price.of(entered, written)
+            self.spent.cost += price.of(input_tokens, output_tokens)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types: verdicts asked, reused and invalid by rule, and what asking took."""
@@ -169,9 +186,8 @@ def tokens_of(question: RuleQuestion, bytes_per_token: int = BYTES_PER_TOKEN) ->
     return -(-size // bytes_per_token)
 
 
-def _worst_cost(price: Price, costs: JudgeCosts, question: RuleQuestion) -> float:
+def _worst_cost(price: Price, costs: JudgeCosts, entered: int) -> float:
     """Return the most that an answer can cost: a repair turn repeats the prompt and the answer."""
-    entered = tokens_of(question, LEAST_BYTES_PER_TOKEN)
     repeats = costs.most_calls * (costs.most_calls - 1) // 2 * costs.max_output_tokens
     return price.of(costs.most_calls * entered + repeats, costs.most_calls * costs.max_output_tokens)
 

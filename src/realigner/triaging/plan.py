@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 
 from realigner.data import DataTally, read_corrections, read_pairs
@@ -9,11 +10,29 @@ from realigner.oracle import PolicyOracle
 from realigner.oracle.plan import Plan, Planner
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
-from realigner.records import Judgement
+from realigner.records import Correction, Judgement
 from realigner.triaging.corrections import CorrectionIndex
 
 WINDOW = 2048
 """Pairs that are looked up together."""
+
+
+def proposed(recipe: Recipe) -> Iterable[Correction]:
+    """Return the corrections of the recipe's file, if it names one."""
+    path = None if recipe.corrections is None else recipe.corrections.path
+    return () if path is None else read_corrections(path)
+
+
+def writer_lines(recipe: Recipe) -> list[str]:
+    """Return what is known before triage of the calls that corrections take; empty where the recipe has no writer."""
+    generate = None if recipe.corrections is None else recipe.corrections.generate
+    if generate is None:
+        return []
+    judges = 1 + (generate.second is not None)
+    return [
+        f"corrections: {generate.candidates} candidates for each PUNISH pair by {generate.writer.kind} writer, each "
+        f"judged {'once' if judges == 1 else 'twice'}; how many pairs that is, triage will show"
+    ]
 
 
 def plan_triage(recipe: Recipe, oracle: PolicyOracle, progress: Progress = SILENT) -> Plan:
@@ -22,13 +41,13 @@ def plan_triage(recipe: Recipe, oracle: PolicyOracle, progress: Progress = SILEN
     Raises:
         DataError: the data or the corrections are unusable.
     """
-    corrections = read_corrections(recipe.corrections.path) if recipe.corrections else ()
+    corrections = proposed(recipe)
     with Planner(oracle) as planner, CorrectionIndex(corrections) as index:
         with progress.task("Looking up verdicts", None) as advance:
             pairs = read_pairs(recipe.data, DataTally())
             while window := list(islice(pairs, WINDOW)):
                 planner.add([Judgement(pair.prompt, text) for pair in window for text in (pair.chosen, pair.rejected)])
-                if recipe.corrections:
+                if len(index):
                     found = ((pair.prompt, index.find(pair.id)) for pair in window)
                     planner.add([Judgement(prompt, item.text) for prompt, item in found if item], sure=False)
                 advance(len(window))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
-from realigner.data import DataTally, read_corrections, read_pairs
+from realigner.corrections.leakage import lines as leakage_lines
+from realigner.corrections.stage import ACCEPTED, CANDIDATES, LEAKAGE, correcting
+from realigner.data import DataTally, read_pairs
 from realigner.errors import DataError
 from realigner.oracle import Oracle, PolicyOracle, open_oracle
 from realigner.oracle.build import asked_facts, judged_by, judges_of
@@ -16,7 +21,7 @@ from realigner.records import Label, Outcome
 from realigner.runs import Run
 from realigner.triaging.corrections import CorrectionIndex
 from realigner.triaging.human import read_human_verdicts
-from realigner.triaging.plan import plan_triage
+from realigner.triaging.plan import plan_triage, proposed, writer_lines
 from realigner.triaging.store import write_triage
 from realigner.triaging.stream import triage
 from realigner.triaging.tally import SIDES, TriageTally
@@ -29,6 +34,8 @@ TRIAGE = "triage.parquet"
 def run_triage(run: Run) -> dict[str, Any]:
     """Write `triage.parquet`; return what was read, and what was found by outcome, split, side and rule.
 
+    With a writer in the recipe also `corrections.jsonl`, `candidates.jsonl` and `leakage.json`.
+
     Raises:
         DataError: the data are unusable, there is nothing to re-align, or nothing to measure it on.
     """
@@ -36,26 +43,37 @@ def run_triage(run: Run) -> dict[str, Any]:
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     with open_oracle(recipe.oracle, policy, recipe.output, run.spent) as oracle:
         judged = judged_by(oracle)
-        read, found = _triage(run, policy, oracle) if judged is None else _triage_asking(run, policy, oracle, judged)
+        done = _triage(run, policy, oracle) if judged is None else _triage_asking(run, policy, oracle, judged)
         asked = asked_facts(oracle)
-    for line in found_lines(found):
+    for line in (*found_lines(done.found), *done.lines):
         run.progress.say(line)
-    if found.corrections_unknown:
-        logger.warning("%d corrections belong to no pair of the data", found.corrections_unknown)
-    lost = found.human.unknown + found.human.other_text
+    if done.found.corrections_unknown:
+        logger.warning("%d corrections belong to no pair of the data", done.found.corrections_unknown)
+    lost = done.found.human.unknown + done.found.human.other_text
     if lost:
         logger.warning("%d verdicts of people belong to no response of the data, or to another text", lost)
     return {
-        "data": read.as_dict(),
+        "data": done.read.as_dict(),
         "policy": PolicyRecord.of(policy).as_dict(),
         "oracle": oracle.identity,
         "judges": judges_of(oracle),
         **asked,
-        **found.as_dict(),
+        **done.facts,
+        **done.found.as_dict(),
     }
 
 
-def _triage_asking(run: Run, policy: Policy, oracle: Oracle, judged: PolicyOracle) -> tuple[DataTally, TriageTally]:
+@dataclass
+class _Done:
+    """What triage read, what it found, and what became of corrections."""
+
+    read: DataTally = field(default_factory=DataTally)
+    found: TriageTally = field(default_factory=TriageTally)
+    facts: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+def _triage_asking(run: Run, policy: Policy, oracle: Oracle, judged: PolicyOracle) -> _Done:
     """Triage where a judge may be asked: say before what it will be asked, and refuse what passes a limit."""
     try:
         with judged.recalling():  # a second triage of the same data needs no plan: it ends here
@@ -64,33 +82,43 @@ def _triage_asking(run: Run, policy: Policy, oracle: Oracle, judged: PolicyOracl
         return done
     except NotRemembered:
         plan = plan_triage(run.recipe, judged, run.progress)
-    for line in plan.lines():
+    for line in (*plan.lines(), *writer_lines(run.recipe)):
         run.progress.say(line)
     plan.refuse_over(judged.meter)
     with judged.asking(plan.calls, run.progress):
         return _triage(run, policy, oracle)
 
 
-def _triage(run: Run, policy: Policy, oracle: Oracle) -> tuple[DataTally, TriageTally]:
+def _triage(run: Run, policy: Policy, oracle: Oracle) -> _Done:
     """Write `triage.parquet`; return what was read and what was found."""
-    recipe = run.recipe
-    read, found = DataTally(), TriageTally()
-    with CorrectionIndex(read_corrections(recipe.corrections.path) if recipe.corrections else ()) as corrections:
+    recipe, done = run.recipe, _Done()
+    with ExitStack() as stack:
+        corrections = stack.enter_context(CorrectionIndex(proposed(recipe)))
+        writes = recipe.corrections is not None and recipe.corrections.generate is not None
+        out = {name: stack.enter_context(run.writing(name)) for name in (ACCEPTED, CANDIDATES) if writes}
+        made = stack.enter_context(correcting(recipe, policy, oracle, spent=run.spent, out=out, progress=run.progress))
         triaged = triage(
-            read_pairs(recipe.data, read),
+            read_pairs(recipe.data, done.read),
             oracle,
-            corrections=corrections if recipe.corrections else None,
+            corrections=corrections if len(corrections) else None,
+            correct=None if made is None else made.corrector,
             human=read_human_verdicts(recipe.human.path, policy) if recipe.human else None,
             seed=recipe.seed,
             eval_fraction=recipe.data.eval_fraction,
             batch_size=recipe.oracle.questions_at_a_time,
-            tally=found,
+            tally=done.found,
             progress=run.progress,
         )
         with run.writing(TRIAGE) as path:
-            write_triage(triaged, path)
-            refuse_nothing_to_do(found, f"{policy.id} {policy.version}", recipe.data.eval_fraction)
-    return read, found
+            write_triage(triaged if made is None else made.passing(triaged), path)
+            refuse_nothing_to_do(done.found, f"{policy.id} {policy.version}", recipe.data.eval_fraction)
+        if made is not None:
+            done.facts["corrections_written"] = made.facts()
+            report = made.report()
+            done.lines = [*made.corrector.tally.lines(), *leakage_lines(report)]
+            with run.writing(LEAKAGE) as path:
+                path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return done
 
 
 def found_lines(found: TriageTally) -> list[str]:

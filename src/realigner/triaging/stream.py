@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from itertools import islice
 
@@ -10,13 +10,15 @@ from realigner.data import split_of
 from realigner.errors import OracleError
 from realigner.oracle import Oracle, ask
 from realigner.progress import SILENT, Progress
-from realigner.records import Correction, Judgement, Pair, TriagedPair, Verdict
+from realigner.records import Correction, Judgement, Outcome, Pair, TriagedPair, Verdict
 from realigner.triaging.corrections import CorrectionIndex, refuse_judged, refuse_unasked
 from realigner.triaging.human import HumanVerdicts
 from realigner.triaging.outcomes import direction, outcome
 from realigner.triaging.tally import TriageTally
 
 Corrections = Mapping[str, Correction] | CorrectionIndex
+Correct = Callable[[Sequence[Pair]], list[str | None]]
+"""Given PUNISH pairs that have no accepted correction, returns one for each that it found one for."""
 
 
 def triage(
@@ -24,6 +26,7 @@ def triage(
     oracle: Oracle,
     *,
     corrections: Corrections | None = None,
+    correct: Correct | None = None,
     human: HumanVerdicts | None = None,
     seed: int = 0,
     eval_fraction: float = 0.1,
@@ -37,6 +40,7 @@ def triage(
         pairs: the OLD preferences; their order and the order inside each pair are kept.
         oracle: judges responses, and corrections before they are used.
         corrections: proposed y_c by pair id; used for PUNISH pairs where the oracle finds them compliant.
+        correct: finds accepted y_c for PUNISH pairs that have none yet; it judges what it proposes itself.
         human: verdicts of people on single responses; they stand in the place of the oracle's.
         seed: of the split into train and eval, which goes by prompt.
         eval_fraction: share of prompts held out, in expectation.
@@ -53,13 +57,16 @@ def triage(
         )
     tally = TriageTally() if tally is None else tally
     total = len(pairs) if isinstance(pairs, Sized) else None
-    return _stream(iter(pairs), oracle, corrections, human, seed, eval_fraction, batch_size, tally, progress, total)
+    return _stream(
+        iter(pairs), oracle, corrections, correct, human, seed, eval_fraction, batch_size, tally, progress, total
+    )
 
 
 def _stream(
     pairs: Iterator[Pair],
     oracle: Oracle,
     corrections: Corrections | None,
+    correct: Correct | None,
     human: HumanVerdicts | None,
     seed: int,
     eval_fraction: float,
@@ -80,6 +87,8 @@ def _stream(
             if human is not None:
                 verdicts = [human.put(pair, said) for pair, said in zip(batch, verdicts, strict=True)]
             accepted = _accept(oracle, batch, verdicts, index, batch_size, tally)
+            if correct is not None:
+                _correct(correct, batch, verdicts, accepted, tally)
             for pair, (chosen, rejected), correction in zip(batch, verdicts, accepted, strict=True):
                 found = outcome(chosen.label, rejected.label)
                 triaged = TriagedPair(
@@ -113,6 +122,24 @@ def _judge(oracle: Oracle, batch: Sequence[Pair], batch_size: int) -> list[tuple
     questions = [Judgement(pair.prompt, text) for pair in batch for text in (pair.chosen, pair.rejected)]
     answers = ask(oracle, questions, batch_size)
     return list(zip(answers[::2], answers[1::2], strict=True))
+
+
+def _correct(
+    correct: Correct,
+    batch: Sequence[Pair],
+    verdicts: Sequence[tuple[Verdict, Verdict]],
+    accepted: list[str | None],
+    tally: TriageTally,
+) -> None:
+    """Have the PUNISH pairs corrected that have no accepted correction yet; put what comes of it into `accepted`."""
+    places = [
+        place
+        for place, (chosen, rejected) in enumerate(verdicts)
+        if accepted[place] is None and outcome(chosen.label, rejected.label) is Outcome.PUNISH
+    ]
+    for place, text in zip(places, correct([batch[place] for place in places]), strict=True):
+        accepted[place] = text
+        tally.corrections_written += text is not None
 
 
 def _accept(

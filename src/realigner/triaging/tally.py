@@ -23,7 +23,10 @@ class TriageTally:
     verdicts: Counter[tuple[Side, Label]] = field(default_factory=Counter)
     rules: Counter[tuple[str, Side, Label]] = field(default_factory=Counter)
     corrections_accepted: int = 0
+    """Of those that were proposed by a file."""
     corrections_refused: Counter[Refusal] = field(default_factory=Counter)
+    corrections_written: int = 0
+    """Accepted corrections that a writer made."""
     human: HumanTally = field(default_factory=HumanTally)
     corrections_unknown: int = 0
     """Corrections whose id belongs to no pair; known when all pairs have been read."""
@@ -54,7 +57,7 @@ class TriageTally:
 
         Keys: `pairs`; `outcomes` {outcome: n}; `by_split` {split: {outcome: n}}; `verdicts` {side: {label: n}};
         `rules` {rule: {side: {label: n}}} in the policy's order; `corrections` {accepted: n, refused: {reason: n},
-        unknown: n}; `human` {used: n, changed: n, other_text: n, unknown: n}.
+        written: n, unknown: n}; `human` {used: n, changed: n, other_text: n, unknown: n}.
         """
         names = dict.fromkeys(rule for rule, _, _ in self.rules)
         return {
@@ -69,6 +72,7 @@ class TriageTally:
             "corrections": {
                 "accepted": self.corrections_accepted,
                 "refused": {reason.value: self.corrections_refused[reason] for reason in Refusal},
+                "written": self.corrections_written,
                 "unknown": self.corrections_unknown,
             },
             "human": self.human.as_dict(),

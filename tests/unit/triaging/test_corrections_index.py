@@ -46,7 +46,7 @@ def test_a_compliant_correction_of_a_punish_pair_is_used_and_sets_the_direction(
         (Outcome.PUNISH, Direction.CORRECTION_OVER_CHOSEN, "good"),
         (Outcome.PUNISH, Direction.SUPPRESS_BOTH, None),
     ]
-    assert counts == {"accepted": 1, "refused": refused(), "unknown": 0}
+    assert counts == {"accepted": 1, "refused": refused(), "written": 0, "unknown": 0}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_compliant_correction_of_a_punish_pair_is_used_and_sets_the_direction(
 def test_a_correction_is_refused_with_its_reason(text: str, reason: str) -> None:
     triaged, counts = run([pair("1")], {"1": text})
     assert (triaged[0].correction, triaged[0].direction) == (None, Direction.SUPPRESS_BOTH)
-    assert counts == {"accepted": 0, "refused": {**refused(), reason: 1}, "unknown": 0}
+    assert counts == {"accepted": 0, "refused": {**refused(), reason: 1}, "written": 0, "unknown": 0}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_correction_is_refused_with_its_reason(text: str, reason: str) -> None
 def test_only_punish_takes_a_correction_and_the_oracle_is_not_asked(chosen: str, rejected: str) -> None:
     triaged, counts = run([pair("1", chosen, rejected)], {"1": "never asked about"})
     assert triaged[0].correction is None
-    assert counts == {"accepted": 0, "refused": {**refused(), "pair is not PUNISH": 1}, "unknown": 0}
+    assert counts == {"accepted": 0, "refused": {**refused(), "pair is not PUNISH": 1}, "written": 0, "unknown": 0}
 
 
 def test_a_correction_for_no_pair_is_counted_as_unknown() -> None:
