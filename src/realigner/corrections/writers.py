@@ -84,13 +84,13 @@ class HttpWriter:
         """Ask for one word."""
         request = self._request(Order([Message(role="user", content="Say hello.")], 0))
         [(_, completion)] = self._client.complete([request])
-        if completion.finish in ("stop", "length"):
-            return f"{self._settings.model} at {self._client.endpoint.place}"
-        raise OracleError(
-            f"writer {self._settings.model} at {self._client.endpoint.place}",
-            f"it could not say hello ({completion.error})",
-            "Check corrections.generate.writer",
-        )
+        line = f"{self._settings.model} at {self._client.endpoint.place}"
+        if completion.status != 200:
+            raise OracleError(
+                f"writer {line}", f"it cannot write ({completion.error})", "Check corrections.generate.writer"
+            )
+        said = completion.finish in ("stop", "length")
+        return line if said else f"{line}; WARNING: asked to say hello, it did not ({completion.error})"
 
     def write(self, orders: Sequence[Order]) -> Iterator[tuple[int, Draft]]:
         """Yield drafts as the server sends them."""
