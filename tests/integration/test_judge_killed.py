@@ -24,12 +24,13 @@ CONCURRENCY = 32
 COMMAND = "import sys; from realigner.cli.main import main; sys.exit(main())"
 
 
-def write_recipe(folder: Path, server: FaultServer) -> Path:
-    pairs = ({"prompt": f"q{n}", "chosen": f"item-{n}", "rejected": f"item-{n + PAIRS}"} for n in range(PAIRS))
+def write_recipe(folder: Path, server: FaultServer, model: str = "mixed-1", pairs_in_all: int = PAIRS) -> Path:
+    numbers = range(pairs_in_all)
+    pairs = ({"prompt": f"q{n}", "chosen": f"item-{n}", "rejected": f"item-{n + PAIRS}"} for n in numbers)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     rules = [{"id": "kind", "by": "llm", "text": "The response is kind."}]
     (folder / "policy.yaml").write_text(json.dumps({"id": "p", "version": "1", "title": "t", "rules": rules}))
-    llm = {"kind": "http", "url": server.url, "model": "mixed-1", "output": "json_schema", "concurrency": CONCURRENCY}
+    llm = {"kind": "http", "url": server.url, "model": model, "output": "json_schema", "concurrency": CONCURRENCY}
     recipe = {
         "output": str(folder / "run"),
         "model": {"path": "never-loaded"},
@@ -41,8 +42,8 @@ def write_recipe(folder: Path, server: FaultServer) -> Path:
     return folder / "recipe.yaml"
 
 
-def start(recipe: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", COMMAND, "triage", str(recipe), "--quiet"])
+def start(recipe: Path, **more: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", COMMAND, "triage", str(recipe), "--quiet"], **more)
 
 
 def stored(folder: Path) -> dict[str, str]:
@@ -107,3 +108,20 @@ def test_every_item_has_one_verdict_or_is_invalid_and_nothing_is_paid_for_twice(
     assert 0 < invalid < 0.12 * 2 * PAIRS
     asked = load_run(tmp_path / "run").stages["triage"]["facts"]["asked"]
     assert asked["rules"]["kind"]["invalid"] == invalid
+
+
+def test_ctrl_c_ends_a_run_at_once_and_quietly_and_keeps_what_was_answered(tmp_path: Path) -> None:
+    with fault_server.running() as server:
+        recipe = write_recipe(tmp_path, server, "7=hang*", 40)
+        process = start(recipe, stderr=subprocess.PIPE)
+        while server.count() < 80:  # 79 items and the probe; item 7 hangs
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert said.decode().splitlines() == [
+        f"interrupted during 'triage', nothing is half-written; resume with: realigner run {tmp_path / 'run'}"
+    ]
+    assert len(stored(tmp_path)) == 79

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import fault_server
 import pytest
@@ -303,3 +308,30 @@ def test_a_proxy_that_cannot_be_reached_is_named_without_its_credentials(monkeyp
         answers(client, 3)
     assert "sk-very" not in str(caught.value)
     client.close()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_before_the_key_is_sent(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run([openssl, *made, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    received: list[bytes] = []
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError), context.wrap_socket(listening.accept()[0], server_side=True) as stream:
+            received.append(stream.recv(1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        endpoint = open_endpoint(f"https://localhost:{listening.getsockname()[1]}/v1", "K", environment={"K": "k" * 20})
+        client = ChatClient(endpoint, ModelSettings("m"))
+        with pytest.raises(OracleError, match=r"cannot be reached: the certificate .* is not trusted \(self.signed"):
+            answers(client, 1)
+        client.close()
+        thread.join()
+    assert received == []
