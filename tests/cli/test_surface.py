@@ -30,7 +30,7 @@ SURFACE = {
     "evaluate": STAGE | JUDGING,
     "report": STAGE,
     "calibrate": {"RECIPE", "--output", "--examples", "--method", "--judge", "--set", *COMMON},
-    "discover": {"DATA", "--out", "--seed", "--skip-invalid", *COMMON},
+    "discover": {"DATA", "--out", "--seed", "--pairs", "--llm", "--max-calls", "--skip-invalid", *COMMON},
     "estimate": {
         "RECIPE",
         "--pairs",

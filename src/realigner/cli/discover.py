@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from realigner.cli.options import Debug, Json, Quiet
+from realigner.cli.options import Debug, Json, MaxCalls, Quiet
 from realigner.cli.voice import DONE, GATE, Voice, write_lines
 
 if TYPE_CHECKING:
+    from realigner.discover.llm import LlmVoter
     from realigner.recipe import DataSettings
 
 RECIPES = (".yaml", ".yml")
@@ -24,6 +27,16 @@ def discover(
         Path, typer.Option("--out", metavar="FILE", help="The policy file; figures go beside it, as .json.")
     ] = Path("recovered.yaml"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split and the intervals.")] = 0,
+    most: Annotated[
+        int | None, typer.Option("--pairs", min=1, metavar="N", help="Use at most N pairs, drawn by the seed.")
+    ] = None,
+    llm: Annotated[
+        Path | None,
+        typer.Option(
+            "--llm", metavar="FILE", help="YAML of a judge of kind http, which proposes rules and votes, too."
+        ),
+    ] = None,
+    max_calls: MaxCalls = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave unusable pairs out and count them.")
     ] = False,
@@ -35,16 +48,42 @@ def discover(
     with Voice(quiet, as_json, debug) as voice:
         from realigner.data import DataTally, read_pairs
         from realigner.discover import discover as discover_policy
+        from realigner.discover import draw
 
         _refuse_existing(out)
         tally = DataTally()
-        pairs = list(read_pairs(_settings(data, skip_invalid), tally))
-        found = discover_policy(pairs, name=out.stem, seed=seed, progress=voice.progress)
+        with _voter(llm, out, seed, max_calls, voice) as voter:
+            pairs = draw(read_pairs(_settings(data, skip_invalid), tally), most, seed)
+            found = discover_policy(pairs, name=out.stem, seed=seed, voter=voter, progress=voice.progress)
         written = found.write(out)
         facts: dict[str, Any] = {**found.as_dict(), "data": tally.as_dict(), "files": [str(path) for path in written]}
         lines = [*found.lines(), "", *(f"wrote {path}" for path in written)]
         voice.answer(facts, lambda stream: write_lines(stream, *lines), code=DONE if found.recovered else GATE)
     return voice.code
+
+
+@contextmanager
+def _voter(llm: Path | None, out: Path, seed: int, max_calls: int | None, voice: Voice) -> Iterator[LlmVoter | None]:
+    """Open the language model, if one is named; its answers are remembered beside `out`."""
+    if llm is None:
+        yield None
+        return
+    from realigner.discover.llm import LlmVoter, read_judge
+    from realigner.oracle.http.build import http_judge
+    from realigner.oracle.meter import Meter
+    from realigner.oracle.store import VerdictStore
+
+    judge = http_judge(read_judge(llm))
+    voice.progress.say(judge.check())
+    with VerdictStore.open(out.with_suffix(".verdicts.sqlite")) as store:
+        yield LlmVoter(
+            judge,
+            store,
+            proposals=out.with_suffix(".proposals.json"),
+            meter=Meter(max_calls=max_calls),
+            seed=seed,
+            progress=voice.progress,
+        )
 
 
 def _settings(data: str, skip_invalid: bool) -> DataSettings:

@@ -60,6 +60,15 @@ class _Side:
         return self.material.pairs
 
 
+def draw(pairs: Iterable[Pair], most: int | None, seed: int) -> list[Pair]:
+    """Return at most so many pairs, drawn by a hash of their ids, in their own order."""
+    every = list(pairs)
+    if most is None or len(every) <= most:
+        return every
+    drawn = sorted(range(len(every)), key=lambda i: text_hash("draw", str(seed), every[i].id))[:most]
+    return [every[i] for i in sorted(drawn)]
+
+
 def side_of(pair: Pair, seed: int) -> str:
     """Return the side of a pair: a function of its prompt and the seed alone, so a prompt is on one side only."""
     draw = int(text_hash("discover", str(seed), prompt_key(pair.prompt)), 16) / 2.0**64
@@ -184,8 +193,15 @@ def _conclude(
         )
         for place, item in enumerate(kept)
     )
-    biases = find_biases(margins("validate", content), _forms(sides["validate"].material))
     explained = {side: margins(side, content) for side in sides}
+    unseen = ("validate", "held_out")
+    biases = find_biases(
+        np.concatenate([explained[side] for side in unseen]),
+        {
+            names: np.concatenate([_forms(sides[side].material)[names] for side in unseen])
+            for names in _forms(held.material)
+        },
+    )
     return Discovery(
         policy=policy_of([candidates[i] for i in content], name, seed) if content else None,
         rules=rules,
