@@ -34,7 +34,10 @@ SIDES = {"propose": 0.5, "validate": 0.25, "held_out": 0.25}
 class Voter(Protocol):
     """Judges candidates by their wording, on pairs; see `llm_vote`."""
 
-    identity: str
+    @property
+    def identity(self) -> str:
+        """Who proposes and votes."""
+        ...
 
     def propose(self, pairs: Sequence[Pair]) -> list[Candidate]:
         """Return candidates by wording."""
