@@ -104,10 +104,11 @@ def ratio(seconds: Mapping[str, Sequence[float]], slow: str, fast: str) -> float
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
-def with_peers(*requirements: str) -> None:
+def with_peers(*requirements: str, without: Sequence[str] = ()) -> None:
     """Go on inside an environment that has these peers beside the project, making or completing it where needed.
 
     Everything is installed under the project's own pins; a peer that does not go with them is refused by pip.
+    `without` names what a peer asks for, does not need, and cannot be had in a build that goes with our torch.
     """
     missing = [r for r in requirements if not _installed(r)]
     if not missing:
@@ -121,6 +122,8 @@ def with_peers(*requirements: str) -> None:
     print(f"installing {', '.join(requirements)} into {PEERS.name} …", file=sys.stderr)
     subprocess.run([*pip, "torch"], check=True)
     subprocess.run([*pip, "-e", str(ROOT), *requirements], check=True)
+    if without:
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "-y", *without], check=True)
     module = sys.modules["__main__"].__spec__
     assert module is not None
     os.execv(str(python), [str(python), "-m", module.name, *sys.argv[1:]])
