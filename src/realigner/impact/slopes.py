@@ -55,7 +55,8 @@ class Slopes:
 
     model: Any = field(repr=False)
     unit: Vector = field(repr=False)
-    """The direction at norm 1, so that small gradients do not underflow, in the parameters' precision."""
+    """The direction at norm 1, so that small gradients do not underflow, in the parameters' precision; without the
+    parameters along which it is zero (the A matrices of a fresh adapter), which then cost nothing."""
     scale: float
     """The direction's norm."""
     method: Method = "exact"
@@ -81,7 +82,8 @@ class Slopes:
         with torch.no_grad(), self._attention():
             for indices, batch in self._batches(rows, max_tokens):
                 with forward_ad.dual_level():
-                    duals = {n: dual(p.detach(), self.unit[n]) for n, p in trainable(self.model).items()}
+                    parameters = trainable(self.model)
+                    duals = {n: dual(parameters[n].detach(), tangent) for n, tangent in self.unit.items()}
                     result[indices] = _row_sums(self._token_slopes(batch, duals), batch)
         return result
 
@@ -108,7 +110,8 @@ class Slopes:
     @torch.no_grad()
     def _shifted_logps(self, rows: Sequence[Row], step: float, max_tokens: int) -> Float[Tensor, " rows"]:
         """Return log p(y|x) at θ + step·v; the model keeps its own parameters."""
-        shifted = {name: p.detach() + step * self.unit[name] for name, p in trainable(self.model).items()}
+        parameters = trainable(self.model)
+        shifted = {n: parameters[n].detach() + step * tangent for n, tangent in self.unit.items()}
 
         def call(**inputs: Any) -> Any:
             return torch.func.functional_call(self.model, shifted, (), inputs)
@@ -135,7 +138,7 @@ class Slopes:
         result = torch.zeros(len(rows), dtype=torch.float64)
         for i, row in enumerate(rows):
             logp = row_logps(self.model, collate([row]).to(device(self.model))).sum()
-            result[i] = dot(gradients(logp, self.model), self.unit)
+            result[i] = dot(self.unit, gradients(logp, self.model))
         return result
 
     def _batches(self, rows: Sequence[Row], max_tokens: int) -> Iterator[tuple[list[int], Batch]]:
@@ -159,7 +162,9 @@ def _row_sums(per_token: Float[Tensor, " tokens"], batch: Batch) -> Float[Tensor
 def slopes_along(model: Any, direction: Mapping[str, Tensor], **how: Any) -> Slopes:
     """Return the exact derivatives along a direction over the trainable parameters; see `Slopes` for `how`."""
     size = norm(direction)
-    unit = {n: (direction[n] / (size or 1.0)).to(p.dtype) for n, p in trainable(model).items()}
+    unit = {
+        n: (direction[n] / (size or 1.0)).to(p.dtype) for n, p in trainable(model).items() if bool(direction[n].any())
+    }
     return Slopes(model, unit, size, **{"tiled": head_agrees(model), **how})
 
 
