@@ -174,6 +174,9 @@ class Cell:
             loss = {name: loss[name] for name in ("beta", "ipo_tau")}
             impact = {}
             setting.pop("corrected")
+        elif self.kind == "arms" and self.arm == "u2a":
+            loss = {"beta": loss["beta"]}
+            impact = {"gold": {n: impact["gold"][n] for n in ("kind", "size")}}
         else:
             loss = {name: loss[name] for name in _LOSS}
             impact = {**{n: impact[n] for n in _IMPACT}, "gold": {n: impact["gold"][n] for n in ("kind", "size")}}
