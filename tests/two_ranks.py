@@ -12,10 +12,11 @@ from tiny_training import lora, mixture, steps, trained, trainer, weights_of
 CASES = ("full", "lora", "resumed")
 
 
-def train(case: str, directory: Path, *, ranks: int) -> dict[str, Any]:
+def train(case: str, directory: Path, *, ranks: int, checkpoint: Path | None = None) -> dict[str, Any]:
     """Train 6 steps of 8 pairs in 2 epochs and evaluate 5 pairs; return weights, the log and the evaluation.
 
-    `resumed` goes on, with a new trainer, from the checkpoint of step 4, in the middle of the second epoch.
+    `resumed` goes on, with a new trainer, from the checkpoint of step 4, in the middle of the second epoch; or from
+    one given, that another number of processes has made.
     """
     pairs = mixture(24)
 
@@ -38,10 +39,11 @@ def train(case: str, directory: Path, *, ranks: int) -> dict[str, Any]:
         )
 
     done = run()
-    done.train()
+    if checkpoint is None:
+        done.train()
     if case == "resumed":
         done = run()
-        done.train(resume_from_checkpoint=str(directory / case / "checkpoint-4"))
+        done.train(resume_from_checkpoint=str(checkpoint or directory / case / "checkpoint-4"))
     numbers = [line[name] for line in steps(done) for name in ("loss", "grad_norm", "kl", "INVERT/margin")]
     return {"weights": trained(done.model), "steps": numbers, "evaluation": done.evaluate()}
 

@@ -16,12 +16,13 @@ A stage's key is the hash of what it is computed from; it includes the key of th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from realigner import ranks
 from realigner.errors import RecipeError, RunDirError, did_you_mean
 from realigner.inputs import (
     evaluate_inputs,
@@ -35,7 +36,7 @@ from realigner.inputs import (
 from realigner.manifest import UPSTREAM, Inputs, key_of
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
-from realigner.runs import Run, Work, finished_stages, load_run
+from realigner.runs import Run, Work, finished_stages, follow_run, load_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ STAGES = (
     Stage("report", report_inputs, "realigner.report.stage:run_report"),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+SHARED = ("reference", "weigh", "train", "generate", "evaluate")
+"""Stages that all processes of torchrun run in step; the others wait while the first does the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +161,38 @@ def run(
         for stage in wanted:
             if stage.gate is not None and not opened.is_done(stage.name):
                 stage.gate(recipe)
-            opened.stage(stage.name, stage.load())
+            alone = ranks.world() == 1 or stage.name not in SHARED
+            opened.stage(stage.name, stage.load() if alone else _with_others(stage))
     return result(recipe.output)
+
+
+def _with_others(stage: Stage) -> Work:
+    """Return the stage's function for the first process of torchrun: it calls the others to run it too."""
+
+    def work(run: Run) -> Mapping[str, Any]:
+        ranks.join()
+        ranks.tell([stage.name, str(run.directory)])
+        with ranks.together():
+            return stage.load()(run)
+
+    return work
+
+
+def follow() -> None:
+    """Take part in the stages that the first process of torchrun calls for, until it is done."""
+    ranks.join()
+    while message := ranks.tell():
+        name, directory = message
+        with ranks.together():
+            STAGES[NAMES.index(name)].load()(follow_run(directory, name))  # type: ignore[arg-type]
+    ranks.leave()
+
+
+def dismiss() -> None:
+    """Tell the other processes of torchrun that nothing more is to be done."""
+    ranks.join()
+    ranks.tell(None)
+    ranks.leave()
 
 
 def stage_inputs(recipe: Recipe, last: str = NAMES[-1], progress: Progress = SILENT) -> dict[str, Inputs]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from realigner import atomic
@@ -274,6 +275,40 @@ class Run(StoredRun):
                 atomic.remove(path)
         if not any(scratch.iterdir()):
             scratch.rmdir()
+
+
+class Follower(StoredRun):
+    """A run as the other processes of torchrun see it: they read what is there, and what they would write is dropped.
+
+    The first process writes the same.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], recipe: Recipe, scratch: Path) -> None:
+        super().__init__(directory, manifest, recipe)
+        self.progress, self.spent, self._scratch = SILENT, Spent(), scratch
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:  # noqa: ARG002
+        """Yield a path that keeps nothing."""
+        yield Path(os.devnull)
+
+    @contextmanager
+    def writing_directory(self, name: str) -> Iterator[Path]:
+        """Yield a directory that is removed again."""
+        with TemporaryDirectory(prefix=f"realigner-{name}-") as path:
+            yield Path(path)
+
+    def scratch(self) -> Path:
+        """Return the first process's directory of this stage."""
+        return self._scratch
+
+
+def follow_run(directory: str | Path, stage: str) -> Follower:
+    """Open a run that another process has opened for writing and is in this stage of."""
+    run = load_run(directory)
+    scratch = run.path(SCRATCH) / f"{stage}-{run.stages[stage]['key']}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Follower(run.directory, run.manifest, run.recipe, scratch)
 
 
 def load_run(path: str | Path) -> StoredRun:

@@ -131,6 +131,9 @@ def test_two_ranks_train_resume_and_evaluate_as_one_process(tmp_path: Path) -> N
         assert largest_difference(alone["weights"], together["weights"]) < 2e-5
         assert together["steps"] == pytest.approx(alone["steps"], rel=1e-4, abs=1e-6)
         assert together["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-4, abs=1e-6)
+    fewer = two_ranks.train("resumed", tmp_path / "3", ranks=1, checkpoint=tmp_path / "2" / "resumed" / "checkpoint-4")
+    assert largest_difference(fewer["weights"], together["weights"]) < 2e-5  # of a checkpoint that two ranks made
+    assert fewer["steps"] == pytest.approx(together["steps"], rel=1e-4, abs=1e-6)
 
 
 @ADAPTERS

@@ -36,10 +36,11 @@ from realigner.cli.options import (
 )
 from realigner.cli.options import recipe_of as _recipe
 from realigner.cli.policy import app as policy_app
-from realigner.cli.ranks import scores_only
+from realigner.cli.ranks import done, helps_only
 from realigner.cli.review import app as review_app
 from realigner.cli.verdicts import app as verdicts_app
 from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain, write_lines
+from realigner.ranks import world
 
 app = typer.Typer(
     name="realigner",
@@ -261,12 +262,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and scores_only(arguments):
+    several = world() > 1
+    if several and helps_only(arguments):
         return DONE
     command = typer.main.get_command(app)
     try:
         with command.make_context("realigner", arguments) as context:
             code: int = command.invoke(context)
+            if several and code == DONE:
+                done(arguments)
             return code
     except typer.Exit as leaving:  # --help
         return leaving.exit_code

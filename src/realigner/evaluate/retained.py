@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from realigner import ranks
 from realigner.evaluate.statistics import Interval, ratio_interval
 from realigner.losses import forward_kl
 from realigner.model.head import (
@@ -54,13 +55,13 @@ def compare_on_rows(
     device = next(before.parameters()).device
     terms = _tiled_terms if head_agrees(before) and head_agrees(after) else _whole_terms
     with evaluating(before), evaluating(after), progress.task("KL and perplexity", len(rows)) as advance:
-        for indices in batches_by_length(rows, max_tokens):
+        for indices in ranks.share(list(batches_by_length(rows, max_tokens))):
             batch = collate([rows[i] for i in indices]).to(device)
             values = terms(before, after, batch)
             sums[:, indices] = torch.stack([sum_by_row(v, batch) for v in values]).double().cpu().numpy()
             advance(len(indices))
     tokens = np.array([row.response_tokens for row in rows], dtype=float)
-    kl, old_logps, new_logps = sums
+    kl, old_logps, new_logps = ranks.add_up(torch.from_numpy(sums)).numpy()
     return Retained(kl, old_logps, new_logps, tokens)
 
 

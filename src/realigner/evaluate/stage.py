@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from realigner import ranks
 from realigner.atomic import write_text
 from realigner.evaluate.agreement import SIDES, agreement
 from realigner.evaluate.answers import RESPONSES, answer, answered_in, judgement_of, judgement_rows, question_of
@@ -45,6 +46,9 @@ def held_out_prompts(run: Run) -> list[TriagedPair]:
 
 def run_evaluate(run: Run) -> dict[str, Any]:
     """Write `judgements.parquet` and `summary.json`."""
+    if ranks.rank() > 0:  # judges are asked once, by the first process; the models run on all
+        _retained(run)
+        return {}
     recipe = run.recipe
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     judge = recipe.evaluation_oracle

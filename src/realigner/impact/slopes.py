@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from realigner import ranks
 from realigner.errors import ModelError
 from realigner.impact.vectors import Vector, device, dot, gradients, norm, trainable
 from realigner.losses.pairwise import in_fp32
@@ -73,8 +74,13 @@ class Slopes:
         places = {row: i for i, row in enumerate(dict.fromkeys(rows))}
         ways = {"exact": self._exact, "difference": self._difference, "backward": self._backward}
         limit = max_tokens or PACK_TOKENS.get(device(self.model).type, PACK_TOKENS["cpu"])
+        found = torch.zeros(len(places), dtype=torch.float64)
+        mine = ranks.share(range(len(places)))
         with evaluating(self.model):
-            found = ways[self.method](list(places), limit)
+            if mine:
+                distinct = list(places)
+                found[list(mine)] = ways[self.method]([distinct[i] for i in mine], limit)
+        found = ranks.add_up(found)
         return found[[places[row] for row in rows]] * self.scale
 
     def _exact(self, rows: Sequence[Row], max_tokens: int) -> Tensor:

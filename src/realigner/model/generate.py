@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from realigner import ranks
 from realigner.model.chat import Encoder
 from realigner.model.head import evaluating
 from realigner.progress import SILENT, Progress
@@ -28,7 +29,6 @@ class Response:
     seed: int
 
 
-@torch.no_grad()
 def generate(
     model: Any,
     encoder: Encoder,
@@ -45,19 +45,52 @@ def generate(
     `batch_size`; each batch has a seed of its own, which is stored with its responses. Of the model's own generation
     defaults (temperature, penalties, lengths) only its end tokens are taken over.
     """
+    found = _answers(model, encoder, prompts, settings, seed, progress, label, deal=list)
+    return [found[i] for i in range(len(prompts))]
+
+
+def generate_shared(
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    settings: GenerateSettings,
+    *,
+    seed: int,
+    progress: Progress = SILENT,
+    label: str = "generating",
+) -> list[Response]:
+    """Return what `generate` does; its batches are dealt out to the processes that run this in step."""
+    mine = _answers(model, encoder, prompts, settings, seed, progress, label, deal=ranks.share)
+    parts = ranks.collect([[i, r.text, r.finish, r.tokens, r.seed] for i, r in mine.items()])
+    found = {i: Response(*rest) for part in parts for i, *rest in part}
+    return [found[i] for i in range(len(prompts))]
+
+
+@torch.no_grad()
+def _answers(
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    settings: GenerateSettings,
+    seed: int,
+    progress: Progress,
+    label: str,
+    deal: Callable[[Sequence[int]], Sequence[int]],
+) -> dict[int, Response]:
+    """Return responses by the place of their prompt, for the batches that `deal` leaves here."""
     ids = [encoder.prompt_ids(prompt, settings.max_new_tokens) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
     stops = _stop_ids(model, encoder)
     responses: dict[int, Response] = {}
     with evaluating(model), _without_defaults(model), progress.task(label, len(prompts)) as advance:
-        for start in range(0, len(order), settings.batch_size):
+        for start in deal(range(0, len(order), settings.batch_size)):
             batch = order[start : start + settings.batch_size]
             batch_seed = seed + start
             new = _generate_batch(model, encoder, [ids[i] for i in batch], settings, stops, batch_seed)
             for i, tokens in zip(batch, new, strict=True):
                 responses[i] = _response(encoder, tokens, stops, batch_seed)
             advance(len(batch))
-    return [responses[i] for i in range(len(prompts))]
+    return responses
 
 
 def _stop_ids(model: Any, encoder: Encoder) -> list[int]:

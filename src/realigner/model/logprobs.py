@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from realigner import ranks
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import packing
 from realigner.model.head import bare_model, evaluating, forward, head_agrees, head_logps, through_head
@@ -62,12 +63,12 @@ def score_rows(model: Any, rows: Sequence[Row], *, max_tokens: int = SCORING_TOK
     device = next(model.parameters()).device
     packed, plain = packs_agree(model), head_agrees(model)
     with evaluating(model), packing(bare_model(model)) if packed else nullcontext():
-        for batch in bins(rows, max_tokens) if packed else batches_by_length(rows, max_tokens):
+        for batch in ranks.share(list(bins(rows, max_tokens) if packed else batches_by_length(rows, max_tokens))):
             chosen = [rows[i] for i in batch]
             laid = (pack(chosen) if packed else collate(chosen)).to(device)
             found = _tiled_row_logps(model, laid) if plain else row_logps(model, laid)
             logps[batch] = found.cpu().double()
-    return logps
+    return ranks.add_up(logps)
 
 
 def _tiled_row_logps(model: Any, batch: RowBatch | PackedBatch) -> Float[Tensor, " rows"]:

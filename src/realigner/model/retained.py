@@ -8,17 +8,19 @@ token in bfloat16). `top_k`: its k likeliest tokens and their log-probabilities 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from realigner import ranks
 from realigner.errors import ModelError, StaleKeyError
 from realigner.losses.pairwise import in_fp32
 from realigner.model.encoded import row_of
-from realigner.model.head import Head, evaluating, head_agrees, through_head
+from realigner.model.head import Head, evaluating, head_agrees, head_of, through_head
 from realigner.model.logprobs import SCORING_TOKENS
-from realigner.model.rows import batches_by_length, collate
+from realigner.model.rows import RowBatch, batches_by_length, collate
 from realigner.recipe import LossSettings
 from realigner.records import Outcome
 
@@ -40,33 +42,52 @@ def add_retained(examples: Sequence[dict[str, Any]], model: Any, loss: LossSetti
             "Set loss.kl_reference: forward",
         )
     rows = [row_of(e, "chosen") for e in retained]
-    device = next(model.parameters()).device
+    lengths = [row.response_tokens for row in rows]
+    starts = [0, *accumulate(lengths)]
+    head = head_of(model)
+    assert head is not None  # by head_agrees
+    top = loss.kl_top_k if loss.kl_reference == "top_k" else None
+    kept = _zeros(starts[-1], head, top)
     with evaluating(model):
-        for batch in batches_by_length(rows, SCORING_TOKENS):
-            laid = collate([rows[i] for i in batch]).to(device)
-            found = _likeliest(model, laid, loss.kl_top_k) if loss.kl_reference == "top_k" else _hidden(model, laid)
-            lengths = [rows[i].response_tokens for i in batch]
-            for i, parts in zip(batch, zip(*(torch.split(t.cpu(), lengths) for t in found), strict=True), strict=True):
-                retained[i].update(_columns(*parts))
+        for batch in ranks.share(list(batches_by_length(rows, SCORING_TOKENS))):
+            laid = collate([rows[i] for i in batch]).to(head.weight.device)
+            places = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in batch])
+            for tensor, found in zip(kept, _of_batch(model, laid, top), strict=True):
+                tensor[places] = found.cpu()
+    kept = tuple(_add_up(tensor) for tensor in kept)
+    for i, example in enumerate(retained):
+        example.update(_columns(*(tensor[starts[i] : starts[i + 1]] for tensor in kept)))
 
 
-def _hidden(model: Any, batch: Any) -> tuple[Tensor, ...]:
-    return (through_head(model, batch, lambda _, hidden: hidden),)
+def _zeros(tokens: int, head: Head, top: int | None) -> tuple[Tensor, ...]:
+    """Return room for hidden states, or for ids and log-probabilities of the `top` likeliest tokens."""
+    if top is None:
+        return (torch.zeros(tokens, head.weight.shape[1], dtype=head.weight.dtype),)
+    shape = (tokens, min(top, len(head.weight) - 1))
+    return torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
 
 
-def _likeliest(model: Any, batch: Any, k: int) -> tuple[Tensor, ...]:
+def _of_batch(model: Any, batch: RowBatch, top: int | None) -> tuple[Tensor, ...]:
+    """Return what is kept of each scored token of a batch."""
+    if top is None:
+        return (through_head(model, batch, lambda head, hidden: hidden.to(head.weight.dtype)),)
     found: list[tuple[Tensor, Tensor]] = []
 
     def work(head: Head, hidden: Tensor) -> Tensor:
         head = head.cast()
         for at in head.tiles(len(hidden)):
             logps = torch.log_softmax(head.finish_(head.raw(hidden[at])), dim=1)
-            values, ids = logps.topk(min(k, logps.shape[1] - 1), dim=1)
+            values, ids = logps.topk(min(top, logps.shape[1] - 1), dim=1)
             found.append((ids.int(), values.float()))
         return hidden[:, :1]
 
     through_head(model, batch, work)
     return torch.cat([ids for ids, _ in found]), torch.cat([values for _, values in found])
+
+
+def _add_up(values: Tensor) -> Tensor:
+    """Return what all processes found, byte by byte: a sum with zeros, exact in every precision."""
+    return ranks.add_up(values.view(torch.uint8)).view(values.dtype)
 
 
 def _columns(first: Tensor, logps: Tensor | None = None) -> dict[str, Any]:

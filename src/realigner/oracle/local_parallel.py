@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from realigner.oracle.local import Score, load_scorer
+from realigner.ranks import join, leave, rank, world
 from realigner.recipe_judges import LocalJudgeSettings
 
 if TYPE_CHECKING:
@@ -24,25 +23,15 @@ if TYPE_CHECKING:
 
 ROUND = 16
 """Batches that each process scores before the results are collected."""
-PATIENCE = timedelta(days=7)
-"""How long a process waits for the next questions: the first may be busy with something else meanwhile."""
-
-
-def rank() -> int:
-    """Return this process's number among those of torchrun; 0 outside it."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def world() -> int:
-    """Return the number of processes that torchrun started; 1 outside it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+_leads = False
+"""Whether the other processes wait for questions."""
 
 
 def score_here_or_everywhere(settings: LocalJudgeSettings) -> Score:
     """Return what scores tokenised prompts: here alone, or, in the first process of torchrun, on all of them."""
-    if world() == 1:
-        return load_scorer(settings)
-    _join()
+    if world() == 1 or not _leads:
+        return load_scorer(settings)  # under `realigner run`, the others wait for the stages that they share
+    join()
     own = load_scorer(settings)
     shown = settings.model_dump_json()
 
@@ -58,7 +47,7 @@ def score_here_or_everywhere(settings: LocalJudgeSettings) -> Score:
 
 def serve() -> None:
     """Score what the first process sends, until it is done. Called in the other processes of torchrun."""
-    _join()
+    join()
     scorers: dict[str, Score] = {}
     while True:
         message = json.loads(_receive([]))
@@ -68,12 +57,14 @@ def serve() -> None:
         if settings not in scorers:
             scorers[settings] = load_scorer(LocalJudgeSettings.model_validate_json(settings))
         _send(json.dumps([[place, said.yes, said.no] for place, said in scorers[settings](prompts)]))
-    _leave()
+    leave()
 
 
 def lead() -> None:
     """Make sure, in the first process of torchrun, that the others end when it does, also if it never asks them."""
+    global _leads
     if world() > 1:
+        _leads = True
         atexit.register(_dismiss)
 
 
@@ -112,26 +103,7 @@ def _send(message: str) -> list[str]:
     return [str(message) for message in collected or ()]
 
 
-def _join() -> None:
-    """Join the processes, over gloo: what is exchanged is text, whatever the models run on."""
-    import torch
-    import torch.distributed as dist
-
-    if dist.is_initialized():
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("gloo", timeout=PATIENCE)
-
-
 def _dismiss() -> None:
-    _join()
+    join()
     _receive([json.dumps(None)] * world())
-    _leave()
-
-
-def _leave() -> None:
-    import torch.distributed as dist
-
-    dist.barrier()  # a process that leaves early may break the connection of one that still reads
-    dist.destroy_process_group()
+    leave()

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
-from realigner import atomic
+from realigner import atomic, ranks
 from realigner.audit.gate import audited_loss
 from realigner.errors import DataError
 from realigner.model.chat import Encoder
@@ -143,7 +143,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 def _held_out(run: Run, encoder: Encoder, scratch: Path) -> Any:
     """Return the first held-out pairs that are decided, encoded."""
-    path = scratch / "eval.arrow"
+    path = scratch / f"eval-{ranks.rank()}.arrow"
     decided = (i for i in read_triage(run.path("triage.parquet"), split="eval") if i.direction != Direction.NONE)
     write_encoded(
         islice(decided, EVAL_PAIRS),
@@ -183,6 +183,8 @@ class MetricsFile(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the file from what the checkpoint has logged."""
+        if not state.is_world_process_zero:
+            return
         self.path.write_text("".join(_line(entry) for entry in state.log_history), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -207,6 +209,8 @@ class Completions(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Drop lines of steps after the checkpoint."""
+        if not state.is_world_process_zero:
+            return
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         whole = text.split("\n")[:-1]  # a killed run tears its last line
         kept = [line for line in whole if 0 < json.loads(line)["step"] <= state.global_step]
