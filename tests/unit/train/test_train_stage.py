@@ -251,5 +251,5 @@ def test_completions_of_steps_after_the_checkpoint_are_dropped(weighed: Path, tm
     whole = [json.dumps({"step": n, "text": "a\u2028b"}, ensure_ascii=False) + "\n" for n in (2, 4, 6)]
     path.write_text("".join(whole) + '{"step": 7, "te', encoding="utf-8")
     callback = Completions(path, None, recipe(weighed), [])  # type: ignore[arg-type]
-    callback.on_train_begin(None, type("State", (), {"global_step": 4}), None)
+    callback.on_train_begin(None, type("State", (), {"global_step": 4, "is_world_process_zero": True}), None)
     assert path.read_text(encoding="utf-8") == "".join(whole[:2])
