@@ -63,13 +63,32 @@ def write_review_run(directory: Path, pairs: int = 60, prompts: int = 20, name: 
         for number in range(prompts):
             prompt = user_prompt(f"Held-out question {number}{about}?")
             for model in ("before", "after"):
-                row = {"prompt_id": prompt_key(prompt), "model": model, "prompt": list(prompt)}
-                rows.append({**row, "id": f"{number}-{model}", "response": f"Answer {number} {model} {name}.".strip()})
+                row = {"id": f"{number}-{model}", "prompt_id": prompt_key(prompt), "prompt": list(prompt)}
+                text = f"Answer {number} {model} {name}.".strip()
+                rows.append({**row, "model": model, "outcome": "INVERT", "response": text})
         with run.writing("responses.parquet") as path:
             pq.write_table(pa.Table.from_pylist(rows), path)
         return {}
 
-    with Run.open(recipe, {"triage": {"n": pairs}, "generate": {"n": prompts}}) as run:
+    def evaluate(run: Run) -> Mapping[str, Any]:
+        answers = pq.read_table(run.path("responses.parquet")).to_pylist()
+        rows = [
+            {
+                "response_id": row["id"],
+                "label": "compliant" if row["model"] == "after" else "non_compliant",
+                "rules": [{"rule": "kind", "label": "compliant", "reason": ""}],
+                "reason": f"because {row['id']}",
+            }
+            for row in answers
+        ]
+        with run.writing("judgements.parquet") as path:
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        with run.writing("summary.json") as path:
+            path.write_text('{"oracle": {"evaluation": "rules/1:test"}}')
+        return {}
+
+    with Run.open(recipe, {name: {"n": pairs} for name in ("triage", "generate", "evaluate")}) as run:
         run.stage("triage", triage)
         run.stage("generate", generate)
+        run.stage("evaluate", evaluate)
     return directory

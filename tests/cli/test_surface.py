@@ -55,8 +55,8 @@ SURFACE = {
     "review status": {"STUDY", *COMMON},
     "migrate": {"RUN", "POLICY", "--out", "--set", *JUDGING, *COMMON},
     "review new": {
-        *("STUDY", "--run", "--audit", "--preference", "--against", "--responses", "--corrections", "--undecided"),
-        *("--policy", "--annotators", "--seed", *COMMON),
+        *("STUDY", "--run", "--audit", "--audit-answers", "--preference", "--against", "--responses"),
+        *("--corrections", "--undecided", "--policy", "--annotators", "--seed", *COMMON),
     },
     "review export": {"STUDY", "OUT", "--as", "--history", *COMMON},
     "review import": {"STUDY", "FILE", "--task", "--annotator", *COMMON},

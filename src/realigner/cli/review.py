@@ -71,6 +71,9 @@ def new(
     audit: Annotated[
         int, typer.Option("--audit", min=0, metavar="N", help="Audit the judge's verdicts on N responses.")
     ] = 0,
+    audit_answers: Annotated[
+        int, typer.Option("--audit-answers", min=0, metavar="N", help="Audit its verdicts on N answers of the models.")
+    ] = 0,
     preference: Annotated[
         int, typer.Option("--preference", min=0, metavar="N", help="Compare answers to N held-out prompts, blind.")
     ] = 0,
@@ -105,7 +108,7 @@ def new(
 
         from realigner.review.make import Wanted, new_study
 
-        wanted = Wanted(audit, preference, tuple(against or ()), responses, corrections, undecided)
+        wanted = Wanted(audit, audit_answers, preference, tuple(against or ()), responses, corrections, undecided)
         made = new_study(study, wanted, run=run, policy=policy, annotators=annotators, seed=seed)
         facts = {**asdict(made), "directory": str(made.directory)}
         voice.answer(facts, lambda out: write_lines(out, *made_lines(made)))

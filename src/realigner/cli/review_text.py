@@ -102,7 +102,7 @@ def status_lines(task: TaskFigures) -> list[str]:
     for name, share in (("agreement", task.raw), ("consistency", task.consistency)):
         if share is not None:
             lines.append(f"  {name:<12} {share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}], n {share['n']}")
-    if task.places:
+    if any(task.places.values()):
         lines.append("  by place     " + ", ".join(f"{place}: {count}" for place, count in task.places.items()))
     if task.withdrawn or task.after_reveal:
         lines.append(f"  taken back   {task.withdrawn}; changed after a look at the judge {task.after_reveal}")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from realigner.atomic import write_text, writing_directory
+from realigner.audit.records import Subject
 from realigner.errors import ReviewError
 from realigner.policy.shipped import is_shipped, shipped_file
 from realigner.records import Label, Outcome, TriagedPair, Verdict, text_hash
@@ -21,11 +22,26 @@ from realigner.review.study import STUDY, load_study, read_key
 from realigner.runs import StoredRun, load_run
 
 UNDECIDED = (Label.UNSURE, Label.INVALID)
+AUDITS: Mapping[Subject, tuple[str, str]] = {
+    "triage": ("audit", "Audit of the judge"),
+    "evaluation": ("audit-answers", "Audit of the judge: the models' answers"),
+}
+"""For each subject of an audit the id and the title of its task."""
 INSTRUCTIONS = """\
-Read the policy before you begin; it stands beside every item. Judge by what it says, not by what you would have liked \
-it to say.
+Read the policy before you begin; it stands beside every item. Judge by what it says, not by what you
+would have liked it to say.
 
 Take breaks. You can stop at any time and go on later, here or on another device. You can undo what you said."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as people write them."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +49,9 @@ class Wanted:
     """What a new study is to ask, and how much of it."""
 
     audit: int = 0
-    """Responses of which the judge's verdict is audited."""
+    """Responses of the old data of which the judge's verdict is audited."""
+    audit_answers: int = 0
+    """Answers of both models of which the judge's verdict is audited."""
     preference: int = 0
     """Held-out prompts whose answers are compared."""
     against: tuple[Path, ...] = ()
@@ -98,7 +116,7 @@ def new_study(
             study["policy"] = "policy.yaml"
         if stored is not None:
             study["run"] = str(stored.directory.resolve())
-        text = yaml.safe_dump({**study, "tasks": tasks}, sort_keys=False, allow_unicode=True, width=110)
+        text = yaml.dump({**study, "tasks": tasks}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
         write_text(
             folder / STUDY, f"# Edit this before the first answer: after that, a changed study is refused.\n{text}"
         )
@@ -123,7 +141,8 @@ class _Maker:
     def tasks(self) -> list[dict[str, Any]]:
         wanted = self.wanted
         found = [
-            self._audit() if wanted.audit else None,
+            self._audit("triage", wanted.audit) if wanted.audit else None,
+            self._audit("evaluation", wanted.audit_answers) if wanted.audit_answers else None,
             self._preference() if wanted.preference or wanted.responses else None,
             self._corrections() if wanted.corrections else None,
             self._undecided() if wanted.undecided else None,
@@ -142,27 +161,25 @@ class _Maker:
         run.require("triage")
         return read_triage(run.path("triage.parquet"))
 
-    def _audit(self) -> dict[str, Any]:
-        """Draw an audit of the run's triage; its key stays in the run, and its sheets serve who works elsewhere."""
+    def _audit(self, subject: Subject, count: int) -> dict[str, Any]:
+        """Draw an audit of the run's verdicts; its key stays in the run, and its sheets serve who works elsewhere."""
         from realigner.audit.run import sample_run
+        from realigner.audit.units import units_in
 
-        run = self._need_run("--audit")
-        (self.folder / "sheets").mkdir()
-        key = sample_run(run.directory, n=self.wanted.audit, seed=self.seed, out=self.folder / "sheets" / "audit").key
+        run = self._need_run("an audit")
+        name, title = AUDITS[subject]
+        (self.folder / "sheets").mkdir(exist_ok=True)
+        out = self.folder / "sheets" / name
+        key = sample_run(run.directory, subject=subject, n=count, seed=self.seed, out=out).key
         places = {item.unit: item for item in key.sample.questions}
         rows: dict[str, dict[str, Any]] = {}
-        for triaged in self._triaged("--audit"):
-            for side, text, verdict in _sides(triaged):
-                item = places.get(f"{triaged.pair.id}/{side}")
-                if item is not None:
-                    rows[item.id] = {
-                        "id": item.id,
-                        "prompt": list(item.prompt),
-                        "response": text,
-                        "judge": _said(verdict),
-                    }
+        for unit in units_in(run, subject)():
+            item = places.get(unit.id)
+            if item is not None:
+                said = _said(unit.verdict)
+                rows[item.id] = {"id": item.id, "prompt": list(item.prompt), "response": item.response, "judge": said}
         ordered = (rows[item.id] for item in key.sample.questions)
-        return self._task("audit", "Audit of the judge", ordered, overlap=0.2, repeat=0.05, audit=key.id)
+        return self._task("audit", title, ordered, name=name, overlap=0.2, repeat=0.05, audit=key.id)
 
     def _preference(self) -> dict[str, Any]:
         if self.wanted.responses is not None:
@@ -233,11 +250,19 @@ class _Maker:
         return sorted(items, key=lambda item: text_hash(str(self.seed), "review", name(item)))[:count]
 
     def _task(
-        self, kind: str, title: str, rows: Iterable[Mapping[str, Any]], *, overlap: float, repeat: float, **more: str
+        self,
+        kind: str,
+        title: str,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        overlap: float,
+        repeat: float,
+        name: str = "",
+        **more: str,
     ) -> dict[str, Any]:
-        name = f"{kind}.jsonl"
-        self.made.items[kind] = _write_rows(self.folder / name, rows)
-        task = {"id": kind, "kind": kind, "title": title, "items": name, **more}
+        name = name or kind
+        self.made.items[name] = _write_rows(self.folder / f"{name}.jsonl", rows)
+        task = {"id": name, "kind": kind, "title": title, "items": f"{name}.jsonl", **more}
         return {**task, "annotators": self.annotators, "overlap": overlap, "repeat": repeat, "fold": "all"}
 
 

@@ -73,17 +73,14 @@ def _score_audit(store: Store, task: Task, figures: TaskFigures, run: Path | Non
     if task.settings.audit is None or name is None:
         return TaskScore(figures, note="not drawn by `review new` from a run: agreement is all that can be told")
     stored = load_run(name)
-    path = stored.path(FOLDER) / f"triage-{task.settings.audit}.key.json"
-    if not path.is_file():
-        raise ReviewError(
-            f"run {stored.directory}: no {path.name}",
-            "the audit of this study was drawn from another run",
-            "Give --run",
-        )
+    keys = sorted(stored.path(FOLDER).glob(f"*-{task.settings.audit}.key.json"))
+    if not keys:
+        given = f"run {stored.directory}: no key of audit {task.settings.audit}"
+        raise ReviewError(given, "the audit of this study was drawn from another run", "Give --run")
     answers = audit_answers(counted(store.history(task)).first)
     if not answers:
         return TaskScore(figures, note="nobody has answered yet")
-    return TaskScore(figures, audit=score_answers(stored, read_audit_key(path), answers, partial=partial))
+    return TaskScore(figures, audit=score_answers(stored, read_audit_key(keys[0]), answers, partial=partial))
 
 
 def audit_answers(entries: Sequence[Entry]) -> list[Answer]:

@@ -71,6 +71,19 @@ def test_the_audit_is_drawn_by_the_audit_and_its_key_stays_in_the_run(run: Path,
     }
 
 
+def test_the_answers_of_the_models_are_audited_in_a_task_of_their_own(run: Path, tmp_path: Path) -> None:
+    made = new_study(tmp_path / "s", Wanted(audit=12, audit_answers=20), run=run)
+    assert made.items == {"audit": 12, "audit-answers": 20}
+    task = load_study(made.directory).tasks["audit-answers"]
+    key = read_audit_key(run / "audit" / f"evaluation-{task.settings.audit}.key.json")
+    assert [item.id for item in task.items] == [item.id for item in key.sample.questions]
+    units = {item.id: item.unit for item in key.sample.questions}
+    assert all(item.judge[0].reason == f"because {units[item.id]}" for item in task.items)
+    # Whose answer it is stands in the key alone, which stays in the run.
+    shown = [(item.id, item.pair, item.side) for item in task.items]
+    assert not [text for row in shown for text in row if "before" in text or "after" in text]
+
+
 def test_the_same_seed_draws_the_same_items_and_another_others(run: Path, tmp_path: Path) -> None:
     wanted = Wanted(preference=8, corrections=3)
     one, same, other = (new_study(tmp_path / f"s{n}", wanted, run=run, seed=seed) for n, seed in enumerate((1, 1, 2)))
@@ -129,7 +142,7 @@ def test_a_shipped_policy_is_copied_into_the_study(tmp_path: Path) -> None:
     ("wanted", "message"),
     [
         (Wanted(), "a study of no task: nothing was asked for"),
-        (Wanted(audit=10), "--audit: its items come from a run"),
+        (Wanted(audit=10), "an audit: its items come from a run"),
         (Wanted(undecided=True), "--undecided: its items come from a run"),
         (Wanted(responses=Path("none.jsonl")), "no such file"),
     ],
