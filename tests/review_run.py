@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 from review_study import POLICY
 
+from realigner.policy import Policy
 from realigner.recipe import Recipe
 from realigner.records import Label, Outcome, Pair, RuleVerdict, TriagedPair, Verdict, prompt_key, user_prompt
 from realigner.runs import Run
@@ -49,6 +51,7 @@ def write_review_run(directory: Path, pairs: int = 60, prompts: int = 20, name: 
     directory.parent.mkdir(parents=True, exist_ok=True)
     policy = directory.parent / "policy.yaml"
     policy.write_text(yaml.safe_dump(POLICY))
+    judged = {"id": "clinic", "version": "2.1", "hash": Policy.load(policy).hash}
     recipe = Recipe.parse(
         {"output": str(directory), "model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": str(policy)}}
     )
@@ -56,7 +59,7 @@ def write_review_run(directory: Path, pairs: int = 60, prompts: int = 20, name: 
     def triage(run: Run) -> Mapping[str, Any]:
         with run.writing("triage.parquet") as path:
             write_triage(triaged(pairs), path)
-        return {"oracle": "rules/1:test", "policy": {"id": "clinic", "version": "2.1", "hash": "abc"}}
+        return {"oracle": "rules/1:test", "policy": judged}
 
     def generate(run: Run) -> Mapping[str, Any]:
         rows = []
@@ -84,7 +87,7 @@ def write_review_run(directory: Path, pairs: int = 60, prompts: int = 20, name: 
         with run.writing("judgements.parquet") as path:
             pq.write_table(pa.Table.from_pylist(rows), path)
         with run.writing("summary.json") as path:
-            path.write_text('{"oracle": {"evaluation": "rules/1:test"}}')
+            path.write_text(json.dumps({"oracle": {"evaluation": "rules/1:test"}, "policy": judged}))
         return {}
 
     with Run.open(recipe, {name: {"n": pairs} for name in ("triage", "generate", "evaluate")}) as run:

@@ -287,12 +287,28 @@ def _copy_policy(target: Path, run: StoredRun | None, given: Path | None) -> boo
     source = str(given) if given is not None else run.recipe.policy.path if run is not None else None
     if source is None:
         return False
+    if given is None and run is not None:
+        _refuse_other_policy(run)
     try:
         file = shipped_file(source) if is_shipped(source) else Path(source)
         write_text(target, file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ReviewError(f"policy {source}", f"it cannot be read ({error.strerror})", "Give --policy FILE") from None
     return True
+
+
+def _refuse_other_policy(run: StoredRun) -> None:
+    """Refuse to show people another wording than the judge of the run had."""
+    from realigner.policy import Policy
+
+    path = run.recipe.policy.path
+    policy = Policy.load(path, allow_code=run.recipe.policy.allow_code)
+    if run.is_done("triage") and run.facts("triage")["policy"]["hash"] != policy.hash:
+        raise ReviewError(
+            f"policy {path}: it has changed since run {run.directory} was triaged",
+            "people and judge go by the same wording",
+            f"Restore it, or judge anew: realigner triage {run.directory} --redo",
+        )
 
 
 def _names(text: str, name: str) -> bool:

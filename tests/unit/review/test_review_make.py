@@ -170,6 +170,16 @@ def test_a_run_that_does_not_hold_what_is_asked_for_is_refused(run: Path, tmp_pa
         new_study(tmp_path, Wanted(audit=1), run=run)
 
 
+def test_a_policy_that_changed_since_the_run_is_not_shown(tmp_path: Path) -> None:
+    run = write_review_run(tmp_path / "run", pairs=12)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(policy.read_text().replace("Do not blame.", "Do not scold."))
+    with pytest.raises(ReviewError, match="people and judge go by the same wording"):
+        new_study(tmp_path / "s", Wanted(undecided=True), run=run)
+    # Who names a policy on purpose is taken at their word.
+    assert new_study(tmp_path / "s", Wanted(undecided=True), run=run, policy=policy).items == {"undecided": 6}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
