@@ -20,10 +20,12 @@ from typing import Any
 
 import pytest
 
+from realigner.corrections.writers import HttpWriter, Order
 from realigner.errors import OracleError
 from realigner.oracle.http import ChatClient, ChatRequest, HttpJudge, ModelSettings, http_judge, open_endpoint
 from realigner.oracle.judge import RuleQuestion
 from realigner.policy import Rule
+from realigner.recipe_corrections import GenerateCorrections, HttpWriterSettings
 from realigner.recipe_judges import HttpJudgeSettings
 from realigner.records import Judgement, Label, Message, user_prompt
 
@@ -93,6 +95,21 @@ def test_completions_arrive_with_their_tokens_counted(url: str, model: Path) -> 
         assert completion.completion_tokens is not None
         assert 0 < completion.completion_tokens <= 12
         assert str(model) in completion.model
+
+
+def test_a_writer_of_corrections_gets_drafts(url: str, model: Path) -> None:
+    settings = HttpWriterSettings.model_validate({"kind": "http", "url": url, "model": str(model)})
+    writer = HttpWriter(settings, GenerateCorrections(writer=settings, max_tokens=12, temperature=0.8))
+    assert str(model) in writer.check()
+    orders = [Order([Message(role="user", content="Write a story about a kind dog.")], seed) for seed in range(3)]
+    drafts = dict(writer.write(orders))
+    assert sorted(drafts) == [0, 1, 2]
+    for seed, draft in drafts.items():
+        assert draft.keep
+        assert draft.text.strip()
+        assert draft.seed == seed
+        assert draft.output_tokens is not None
+        assert draft.output_tokens <= 12
 
 
 def test_equal_requests_have_equal_answers_at_temperature_0(url: str, model: Path) -> None:

@@ -77,6 +77,8 @@ class Dispatcher:
     active: int = 0
     reached_at: float = float("-inf")
     """When the server last answered as it should."""
+    proven: bytes = b""
+    """The last body that was answered."""
     timer: asyncio.TimerHandle | None = None
 
     def add(self, works: Iterable[Work]) -> None:
@@ -173,7 +175,7 @@ class Dispatcher:
             self.tally.prompt_tokens += completion.prompt_tokens
             self.tally.completion_tokens += completion.completion_tokens
             counted = completion.prompt_tokens + completion.completion_tokens
-        self.reached_at = now
+        self.reached_at, self.proven = now, work.body
         self.pace.succeeded(work.tokens, counted, now)
         self._finish(work, completion, now)
 
@@ -204,11 +206,28 @@ class Dispatcher:
         delay = self.patience.backoff(work.attempts, self.draw) if wait is None else wait
         if work.garbled < self.patience.garbled and now + delay - work.since <= work.budget:
             self.loop.call_later(delay, self._requeue, work)
-        elif self.reached_at < work.since:
-            self._stop(work.job, self._gone(work, why, now))
+        elif self.reached_at >= work.since:
+            self._give_up(work, now, why, status)
         else:
-            why = f"{why} (after {work.attempts} attempts in {now - work.since:.0f} s)"
-            self._finish(work, Completion("", "error", why, status), now)
+            # Nobody was answered since: is it the server, or was this the only question left?
+            task = self.loop.create_task(self._doubt(work, why, status))
+            work.job.tasks.add(task)
+            task.add_done_callback(work.job.tasks.discard)
+
+    async def _doubt(self, work: Work, why: str, status: int) -> None:
+        """Send what was answered before once more: if it is again, one question is at fault, else the server."""
+        for pause in (0.0, 0.5, 1.0) if self.proven else ():
+            await asyncio.sleep(pause)
+            result = await self.transport.post(self.proven)
+            if isinstance(result, Reply) and result.status == 200:
+                self.reached_at = self.loop.time()
+                self._give_up(work, self.reached_at, why, status)
+                return
+        self._stop(work.job, self._gone(work, why, self.loop.time()))
+
+    def _give_up(self, work: Work, now: float, why: str, status: int) -> None:
+        why = f"{why} (after {work.attempts} attempts in {now - work.since:.0f} s)"
+        self._finish(work, Completion("", "error", why, status), now)
 
     def _requeue(self, work: Work) -> None:
         if not work.job.over:

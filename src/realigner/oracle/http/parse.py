@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from realigner.oracle.http.records import sendable
 from realigner.policy import Rule
 from realigner.policy.prompt import VERDICTS, answer_keys
 from realigner.records import Label, RuleVerdict
@@ -96,11 +97,6 @@ def _last_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
     if any(value != found[-1] for value in found if set(value) & set(keys)):
         raise Unreadable("it contains two different answers")
     return found[-1]
-
-
-def sendable(text: str) -> str:
-    """Return text that UTF-8 can carry: an unpaired surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def read_completion(body: Any) -> Completion:
     finish: Finish = _FINISHES.get(str(choice.get("finish_reason")), "stop")
     error = ""
     if isinstance(refusal, str) and refusal:
-        finish, error = "refusal", f"the judge refused: {refusal[:200]}"
+        finish, error = "refusal", f"the judge refused: {sendable(refusal[:200])}"
     elif finish == "length":
         error = "the answer was cut at its token limit"
     elif finish == "content_filter":
@@ -163,7 +163,7 @@ def read_completion(body: Any) -> Completion:
         error=error,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
-        model=model[:200] if isinstance(model, str) else "",
+        model=sendable(model[:200]) if isinstance(model, str) else "",
     )
 
 
@@ -171,12 +171,12 @@ def error_text(body: Any) -> tuple[str, str]:
     """Return (code, message) of an error reply, as vendors write it; empty where it has none."""
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, str):
-        return "", error
+        return "", sendable(error)
     if not isinstance(error, dict):
         return "", ""
     message = error.get("message") or error.get("detail") or ""
     code = error.get("code") or error.get("type") or ""
-    return str(code), message if isinstance(message, str) else json.dumps(message)
+    return str(code), sendable(message) if isinstance(message, str) else json.dumps(message)
 
 
 def _text(content: Any) -> str:
@@ -187,8 +187,12 @@ def _text(content: Any) -> str:
         content = "".join(part["text"] for part in content if part.get("type") == "text")
     if not isinstance(content, str):
         raise TypeError(type(content))
-    # Whoever stores the text writes UTF-8, which cannot carry an unpaired surrogate.
-    return content.encode("utf-8", "replace").decode("utf-8")
+    return sendable(content)
+
+
+def sendable(text: str) -> str:
+    """Return text that UTF-8 can carry, so that it can be stored: an unpaired surrogate becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _count(value: Any) -> int | None:

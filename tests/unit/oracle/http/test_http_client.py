@@ -181,6 +181,19 @@ def test_an_item_that_always_fails_among_others_is_given_up_alone(connect: Conne
     assert "status 500: made to fail with 500 (after" in found[50].error
 
 
+def test_an_item_that_always_fails_and_is_the_last_is_given_up_where_the_server_still_answers(
+    connect: Connect, server: FaultServer
+) -> None:
+    found = answers(connect("8=500*", budget=0.3, concurrency=1), 1, 8)
+    assert [found[place].ok for place in (0, 1)] == [True, False]
+    assert server.asked("8=500*")["1"] == 2  # asked once more, to see whether the server is there
+
+
+def test_a_server_that_stops_answering_is_told_from_an_item_at_fault(connect: Connect) -> None:
+    with pytest.raises(JudgeError, match=r"without one answer; the last: status 500.*What was answered is kept"):
+        answers(connect("ok,500*", budget=0.3, concurrency=1), 1, 1)
+
+
 def test_an_unreachable_port_is_known_at_once() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -80,6 +80,15 @@ def test_content_in_parts_is_joined() -> None:
     assert read_completion(reply(parts)).text == "ab"
 
 
+def test_nothing_of_a_reply_holds_what_cannot_be_stored() -> None:
+    said = read_completion(
+        decode(b'{"model": "m\\udfff", "choices": [{"message": {"content": "", "refusal": "n\\ud800"}}]}')
+    )
+    assert (said.model, said.error) == ("m?", "the judge refused: n?")
+    for body in (b'{"error": {"message": "n\\ud800"}}', b'{"error": "n\\ud800"}', b'{"detail": "n\\ud800"}'):
+        assert error_text(decode(body)) == ("", "n?")
+
+
 def test_unpaired_surrogates_of_a_reply_become_question_marks() -> None:
     assert read_completion(decode(b'{"choices": [{"message": {"content": "a\\ud800"}}]}')).text == "a?"
 
