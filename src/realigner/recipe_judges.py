@@ -15,6 +15,7 @@ from realigner.recipe_parts import (
     FileOrId,
     FilePath,
     NonNegativeFloat,
+    OptionalFileOrId,
     OptionalFilePath,
     PositiveFloat,
     PositiveInt,
@@ -165,19 +166,85 @@ class LocalJudgeSettings(Section):
         return self
 
 
+class ServerSettings(Section):
+    """A server that runs the model: vLLM, `transformers serve`, a vendor."""
+
+    url: str
+    """Base URL of the API, e.g. `http://localhost:8000/v1`."""
+    model: Annotated[str, Field(min_length=1)]
+    """Name of the model, as the server knows it."""
+    key_env: str | None = None
+    """NAME of the environment variable that holds the API key. The key itself is never written anywhere."""
+    key_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")] = "Authorization"
+    """The header that carries the key; `Authorization` carries it as a bearer token."""
+    plain_http_key: bool = False
+    """Allow the key to travel unencrypted to a host that is not this machine."""
+    deployment: Annotated[str, Field(min_length=1)] | None = None
+    """A name for what serves the model; it replaces host and port in the judge's identity."""
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
+    """More keys of every request. Never a secret."""
+    concurrency: PositiveInt = 32
+    """The most requests at a time; fewer while the server says that it is overloaded."""
+    requests_per_minute: PositiveInt | None = None
+    """The most requests in any minute. `null`: no limit."""
+    tokens_per_minute: PositiveInt | None = None
+    """The most tokens in any minute. `null`: no limit."""
+    timeout: PositiveFloat = 120.0
+    """Seconds that one request may take, from its start to the last byte."""
+    connect_timeout: PositiveFloat = 10.0
+    """Seconds until a connection must stand."""
+    budget: PositiveFloat = 900.0
+    """Seconds that one question may be tried again, pauses included."""
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> ServerSettings:
+        check_url(self.url)
+        check_extra(self.extra)
+        if self.key_env is not None:
+            check_key_name(self.key_env)
+        return self
+
+
 class GuardJudgeSettings(Section):
-    """A guard model: its own template and categories, mapped to the rules of the policy."""
+    """A guard model, on this machine (`path`) or behind a server (`server`); oracles.md has each family's limits."""
 
     kind: Literal["guard"]
     """A guard model."""
     family: Literal["llama-guard-3", "llama-guard-4", "shieldgemma", "qwen3guard", "wildguard", "gpt-oss-safeguard"]
-    """Whose template, parser and categories."""
-    path: FileOrId
+    """Whose prompt, parser and categories."""
+    path: OptionalFileOrId = None
     """Local directory (safetensors) or hub id."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
-    batch_size: PositiveInt = 16
-    """Questions in one forward pass."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the weights. `auto`: bfloat16 on an accelerator that has it, else float32."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """`auto`: the first there is of cuda, mps, cpu."""
+    batch_size: PositiveInt = 8
+    """Answers generated at a time on this machine. It changes no verdict."""
+    server: ServerSettings | None = None
+    """Where the model runs, if not on this machine."""
+    categories: Literal["auto", "own", "policy"] = "auto"
+    """`own`: by the guard's own taxonomy. `policy`: by the wording of the rules. `auto`: `policy` for shieldgemma and
+    gpt-oss-safeguard, which were made for it; `own` for the others."""
+    map: dict[str, str] = Field(default_factory=dict)
+    """For `own`: rule id to category (code or name). Default: the rule's `category`. A rule without one is `unsure`."""
+    prompt: OptionalFilePath = None
+    """For wildguard: a file with the prompt of its model card, `{prompt}` and `{response}` in it. `null`: our words."""
+    template_arguments: dict[str, bool | int | str] = Field(default_factory=dict)
+    """Passed to the model's chat template, e.g. `reasoning_effort: low` for gpt-oss-safeguard."""
+    max_tokens: PositiveInt | None = None
+    """The most tokens of an answer; one that is cut is `invalid`. Default: the family's, 8 to 2048."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> GuardJudgeSettings:
+        if (self.path is None) == (self.server is None):
+            raise ValueError("a guard model needs either path (this machine) or server")
+        if self.prompt is not None and self.family != "wildguard":
+            raise ValueError(
+                "prompt belongs to family wildguard; the others have a chat template, or are told the policy"
+            )
+        return self
 
 
 class VotesSettings(Section):
@@ -223,6 +290,7 @@ JudgeSettings = Annotated[
     | ScriptedJudgeSettings
     | HttpJudgeSettings
     | LocalJudgeSettings
+    | GuardJudgeSettings
     | VotesSettings
     | CascadeSettings,
     Field(discriminator="kind"),

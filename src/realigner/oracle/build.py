@@ -46,6 +46,7 @@ JUDGES = {
     "scripted": "realigner.oracle.rule_judges:build_scripted",
     "http": "realigner.oracle.http.build:build_http",
     "local": "realigner.oracle.local:build_local",
+    "guard": "realigner.oracle.guards.judge:build_guard",
     "votes": "realigner.oracle.ensemble:build_votes",
     "cascade": "realigner.oracle.ensemble:build_cascade",
 }

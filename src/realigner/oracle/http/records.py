@@ -137,7 +137,8 @@ def read_completion(body: Any) -> Completion:
     """
     try:
         choice = body["choices"][0]
-        message = choice["message"]
+        # Text completions, of the older API that goes on from a prompt, have the text where chats have a message.
+        message = choice["message"] if "message" in choice else {"content": choice["text"]}
         text = _text(message.get("content"))
     except (KeyError, IndexError, TypeError, AttributeError):
         raise NotACompletion(
