@@ -14,6 +14,7 @@ from typing import Literal
 
 from realigner import atomic
 from realigner.data import DataTally, read_pairs, split_of
+from realigner.discover.use import OldPolicy
 from realigner.errors import GateNotMet, GoldError, ModelError, RealignerError, RunDirError
 from realigner.manifest import MANIFEST
 from realigner.oracle import Oracle, build_oracle
@@ -104,6 +105,11 @@ def check(recipe: Recipe, progress: Progress = SILENT) -> list[Finding]:
             with findings.about("human"):
                 seen.human = read_human_verdicts(recipe.human.path, policy)
                 findings.ok("human", f"{len(seen.human):,} responses were decided by people")
+        if recipe.old_policy is not None:
+            with findings.about("old_policy"):
+                old = OldPolicy.load(recipe.old_policy.path, recipe.old_policy.allow_code)
+                unjudged = f", without {', '.join(old.not_judged)}" if old.not_judged else ""
+                findings.ok("old_policy", f"{old.policy.id} {old.policy.version}: {len(old.rules)} rules{unjudged}")
         if policy is not None:
             with findings.about("oracle"), look_into_oracle(recipe.oracle, policy, recipe.output) as oracle:
                 _check_oracle(recipe, oracle, seen, findings)

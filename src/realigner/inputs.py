@@ -13,7 +13,7 @@ from realigner import atomic
 from realigner.errors import RecipeError
 from realigner.manifest import Inputs
 from realigner.progress import Progress
-from realigner.recipe import LossSettings, OracleSettings, Recipe, Section
+from realigner.recipe import LossSettings, OldPolicySettings, OracleSettings, Recipe, Section
 
 
 def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
@@ -27,6 +27,7 @@ def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
         "corrections": _corrections(recipe),
         # Only where it is given, so that the keys of runs without it stay as they are.
         **({"human": _content(recipe.human.path, "human.path")} if recipe.human else {}),
+        **({"old_policy": _old_policy(recipe.old_policy)} if recipe.old_policy else {}),
     }
 
 
@@ -103,6 +104,16 @@ def _corrections(recipe: Recipe) -> Any:
         return file
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     return {"file": file, "generate": writer_identities(recipe, policy)}
+
+
+def _old_policy(settings: OldPolicySettings) -> dict[str, Any]:
+    """Return the identity of the old policy, of the discovery beside it, and what is done with it."""
+    from realigner.policy import Policy
+
+    policy = Policy.load(settings.path, allow_code=settings.allow_code)
+    found = Path(settings.path).with_suffix(".json")
+    beside = _content(str(found), "old_policy.path") if found.is_file() else None
+    return {**_settings(settings, "path"), "hash": policy.hash, "found": beside}
 
 
 def _judge(recipe: Recipe, settings: OracleSettings) -> dict[str, Any]:

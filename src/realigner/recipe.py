@@ -174,6 +174,20 @@ class HumanSettings(Section):
     """JSONL of `{id, side, label}`, as `realigner review export STUDY FILE --as verdicts` writes it."""
 
 
+class OldPolicySettings(Section):
+    """The OLD policy, documented or recovered by `realigner discover`, see discover.md. It changes no outcome."""
+
+    path: FilePath
+    """The policy file. Rules by wording count only with the JSON file of their discovery beside it."""
+    allow_code: bool = False
+    """Permit `python:` checks in it."""
+    anchors: PositiveInt | None = None
+    """The most retained training pairs for each old rule that survives, and as many that no rule supports. `null`: all
+    retained pairs anchor."""
+    unrelated: Literal["keep", "leave_out"] = "keep"
+    """INVERT pairs whose old preference no old rule supports are flagged; `leave_out`: and not trained on."""
+
+
 class RoleFormat(Section):
     """What stands before and after a turn of one role in the plain format."""
 
@@ -382,6 +396,7 @@ class Recipe(Section):
     oracle: OracleSettings = OracleSettings()
     corrections: CorrectionSettings | None = None
     human: HumanSettings | None = None
+    old_policy: OldPolicySettings | None = None
     text: TextSettings = TextSettings()
     impact: ImpactSettings = ImpactSettings()
     loss: LossSettings = LossSettings()

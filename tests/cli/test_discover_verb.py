@@ -74,3 +74,27 @@ def test_discover_leaves_unusable_pairs_out_where_told(folder: Path, say: Say) -
     said = say("discover", "data.jsonl", "--skip-invalid", "--json")
     assert said.code == 0
     assert json.loads(said.out)["data"]["skipped"]
+
+
+def test_discover_says_what_a_new_policy_does_to_the_recovered_rules(folder: Path, say: Say) -> None:
+    write_old(folder / "data.jsonl", 400)
+    (folder / "new.yaml").write_text(
+        'id: new\nversion: "2"\ntitle: Help with all\nrules:\n'
+        "  - {id: help, text: Nothing is refused., forbid: {words: [cannot]}}\n"
+    )
+    said = say("discover", "data.jsonl", "--new", "new.yaml", "--json")
+    assert said.code == 0
+    table = json.loads(said.out)["new"]["cross_table"]
+    assert {row["fate"] for row in table["rules"].values()} <= {"broken", "superseded", "kept", "mixed"}
+    assert sum(row["INVERT"] for row in table["rules"].values()) > 0
+    (folder / "recovered.yaml").unlink()
+    (folder / "recovered.json").unlink()
+    text = say("discover", "data.jsonl", "--new", "new.yaml").out
+    assert "what becomes of it" in text
+    assert "The policies, rule by rule" in text
+
+
+def test_discover_refuses_a_new_policy_that_needs_a_judge_before_it_reads_the_data(folder: Path, say: Say) -> None:
+    said = say("discover", "nothing.jsonl", "--new", "realigner:political-even-handedness")
+    assert said.code == 2
+    assert "this policy needs a judge" in said.error

@@ -30,7 +30,10 @@ SURFACE = {
     "evaluate": STAGE | JUDGING,
     "report": STAGE,
     "calibrate": {"RECIPE", "--output", "--examples", "--method", "--judge", "--set", *COMMON},
-    "discover": {"DATA", "--out", "--seed", "--pairs", "--llm", "--max-calls", "--skip-invalid", *COMMON},
+    "discover": {
+        *("DATA", "--out", "--seed", "--pairs", "--new", "--allow-code", "--llm", "--max-calls", "--skip-invalid"),
+        *COMMON,
+    },
     "estimate": {
         "RECIPE",
         "--pairs",

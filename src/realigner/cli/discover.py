@@ -14,7 +14,9 @@ from realigner.cli.voice import DONE, GATE, Voice, write_lines
 
 if TYPE_CHECKING:
     from realigner.discover.llm import LlmVoter
+    from realigner.policy import Policy
     from realigner.recipe import DataSettings
+    from realigner.records import Pair
 
 RECIPES = (".yaml", ".yml")
 
@@ -30,6 +32,15 @@ def discover(
     most: Annotated[
         int | None, typer.Option("--pairs", min=1, metavar="N", help="Use at most N pairs, drawn by the seed.")
     ] = None,
+    new: Annotated[
+        str | None,
+        typer.Option(
+            "--new", metavar="POLICY", help="A new policy by checks: say what it does to the recovered rules."
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Permit python checks in the new policy: they import and run code.")
+    ] = False,
     llm: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +62,7 @@ def discover(
         from realigner.discover import draw
 
         _refuse_existing(out)
+        new_policy = _new_policy(new, allow_code)
         tally = DataTally()
         with _voter(llm, out, seed, max_calls, voice) as voter:
             pairs = draw(read_pairs(_settings(data, skip_invalid), tally), most, seed)
@@ -58,8 +70,37 @@ def discover(
         written = found.write(out)
         facts: dict[str, Any] = {**found.as_dict(), "data": tally.as_dict(), "files": [str(path) for path in written]}
         lines = [*found.lines(), "", *(f"wrote {path}" for path in written)]
+        if new_policy is not None and found.recovered:
+            facts["new"], said = _beside(out, new_policy, pairs, voice)
+            lines += ["", *said]
         voice.answer(facts, lambda stream: write_lines(stream, *lines), code=DONE if found.recovered else GATE)
     return voice.code
+
+
+def _new_policy(new: str | None, allow_code: bool) -> Policy | None:
+    """Return the new policy, refused before anything is computed if its checks cannot decide it."""
+    if new is None:
+        return None
+    from realigner.policy import Policy
+
+    policy = Policy.load(new, allow_code=allow_code)
+    policy.refuse_without_judge()
+    return policy
+
+
+def _beside(out: Path, new: Policy, pairs: list[Pair], voice: Voice) -> tuple[dict[str, Any], list[str]]:
+    """Return what the new policy changes, and what becomes of each recovered rule, as facts and as lines."""
+    from realigner.discover.use import OldPolicy, cross_table
+    from realigner.oracle import RuleOracle
+    from realigner.policy.compare import compare
+    from realigner.triaging import triage
+
+    old = OldPolicy.load(out)
+    triaged = triage(pairs, RuleOracle(new), progress=voice.progress)
+    table = cross_table(old, ((item.pair, item.outcome) for item in triaged))
+    changes = compare(old.policy, new)
+    facts = {"diff": changes.as_dict(), "cross_table": table.as_dict()}
+    return facts, [*table.lines(), "", "The policies, rule by rule (by id)", *changes.lines()]
 
 
 @contextmanager

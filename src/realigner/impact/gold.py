@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from realigner.errors import GoldError
 from realigner.recipe import GoldSettings
-from realigner.records import Outcome, Pair, Prompt, TriagedPair, prompt_key, text_hash
+from realigner.records import Direction, Pair, Prompt, TriagedPair, prompt_key, text_hash
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def draw_gold(triaged: Iterable[TriagedPair], settings: GoldSettings, seed: int)
     uncorrected = 0
     for item in triaged:
         part = "RETAIN" if item.outcome.is_retained else str(item.outcome)
-        if item.outcome == Outcome.UNDECIDED:
+        if item.direction == Direction.NONE:
             continue
         if part == "PUNISH" and settings.kind == "corrected" and item.correction is None:
             uncorrected += 1

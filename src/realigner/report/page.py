@@ -12,7 +12,7 @@ from realigner.report.evidence import read_agreement_table, read_change_table, r
 from realigner.report.flow import read_flow
 from realigner.report.interval import PER_CENT
 from realigner.report.limits import read_limits
-from realigner.report.policy import read_policy
+from realigner.report.policy import read_old_policy, read_policy
 from realigner.report.reproduce import read_recipe_text, read_reproduce
 from realigner.report.rundir import RunFiles, mapping, part, texts
 from realigner.report.samples import read_samples
@@ -78,6 +78,7 @@ def _content(run: RunFiles, samples: int, title: str | None) -> dict[str, Any]:
         "overall": part(read_agreement, run),
         "flow": part(read_flow, run),
         "policy": policy,
+        "old_policy": part(read_old_policy, run),
         "audits": read_audits(run),
         "agreement": part(read_agreement_table, run),
         "changes": part(read_change_table, run),

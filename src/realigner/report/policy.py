@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_RULES = 300
+OUTCOMES = ("INVERT", "PUNISH", "CONFIRM", "NEUTRAL")
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,46 @@ def _broken_rules(batch: pa.RecordBatch, side: str) -> dict[str, int]:
     guilty = pc.equal(pc.struct_field(verdicts, "label"), str(Label.NON_COMPLIANT))
     found = pc.value_counts(pc.filter(pc.struct_field(verdicts, "rule"), guilty))
     return {item["values"]: item["counts"] for item in found.to_pylist()}
+
+
+@dataclass(frozen=True)
+class OldRule:
+    """What became of one rule of the old policy: pairs that it supports, by outcome."""
+
+    id: str
+    fate: str
+    counts: tuple[int, ...]
+    """INVERT, PUNISH, CONFIRM, NEUTRAL."""
+
+
+@dataclass(frozen=True)
+class OldPolicyFacts:
+    """The old policy beside the new one."""
+
+    name: str
+    rules: tuple[OldRule, ...]
+    not_judged: tuple[str, ...]
+    unexplained: int
+    left_out: int
+
+
+def read_old_policy(run: RunFiles) -> OldPolicyFacts:
+    """Return what triage found out about the old policy.
+
+    Raises:
+        NotMeasured: the recipe names none.
+    """
+    found = mapping(run.facts("triage").get("old_policy"))
+    if not found:
+        raise NotMeasured("the recipe names no old policy")
+    rules = [(str(name), mapping(row)) for name, row in mapping(found.get("rules")).items()]
+    return OldPolicyFacts(
+        f"{found.get('id')} {found.get('version')}",
+        tuple(
+            OldRule(name, str(row.get("fate")), tuple(int(row.get(o, 0)) for o in OUTCOMES))
+            for name, row in rules[:MOST_RULES]
+        ),
+        tuple(str(rule) for rule in items(found.get("not_judged"))),
+        int(found.get("unexplained") or 0),
+        int(found.get("left_out") or 0),
+    )

@@ -21,6 +21,7 @@ from realigner.records import Label, Outcome
 from realigner.runs import Run
 from realigner.triaging.corrections import CorrectionIndex
 from realigner.triaging.human import read_human_verdicts
+from realigner.triaging.old_policy import follow_old_policy
 from realigner.triaging.plan import plan_triage, proposed, writer_lines
 from realigner.triaging.store import write_triage
 from realigner.triaging.stream import triage
@@ -112,6 +113,8 @@ def _triage(run: Run, policy: Policy, oracle: Oracle) -> _Done:
         with run.writing(TRIAGE) as path:
             write_triage(triaged if made is None else made.passing(triaged), path)
             refuse_nothing_to_do(done.found, f"{policy.id} {policy.version}", recipe.data.eval_fraction)
+            if recipe.old_policy is not None:
+                done.facts |= follow_old_policy(path, recipe.old_policy, recipe.seed)
         if made is not None:
             done.facts["corrections_written"] = made.facts()
             report = made.report()

@@ -315,3 +315,22 @@ def test_everything_needed_to_reproduce_is_on_the_page(run_dir: Path) -> None:
         "2 min 43 s in all",
     ):
         assert told in words
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_what_becomes_of_the_old_policy_is_shown_where_the_recipe_names_one(copy: Path, page: str) -> None:
+    assert "What becomes of the old policy" not in page
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["stages"]["triage"]["facts"]["old_policy"] = {
+        "id": "old",
+        "version": "1",
+        "rules": {MARKUP: {"fate": "superseded", "INVERT": 12, "PUNISH": 345, "CONFIRM": 6, "NEUTRAL": 7}},
+        "not_judged": ["kind"],
+        "unexplained": 89,
+        "left_out": 0,
+    }
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    found = Page(render_report(copy))
+    assert found.faults == []
+    for word in ("What becomes of the old policy", "superseded", "345", "89 pairs to be inverted", "kind"):
+        assert word in found.words
