@@ -24,6 +24,7 @@ REQUIRED = {
     "data.fields.rejected": "r",
     "corrections.generate.writer": {},
     "human.path": "h",
+    "old_policy.path": "o",
 }
 REQUIRED |= {f"{where}.noise.rules[].rule": "r" for where in ("oracle", "evaluate.oracle")}
 
@@ -64,7 +65,12 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
     oracle = {"oracle": {"kind": "rules", "noise": noise}}
     whole = {**MINIMAL, **oracle, "data": {"path": "d", "fields": {"chosen": "c", "rejected": "r"}}}
     generate = {"writer": {"kind": "local", "path": "w"}, "second": {"llm": {"kind": "rules"}}}
-    whole |= {"corrections": {"generate": generate}, "human": {"path": "h"}, "evaluate": oracle}
+    whole |= {
+        "corrections": {"generate": generate},
+        "human": {"path": "h"},
+        "old_policy": {"path": "o"},
+        "evaluate": oracle,
+    }
     keys = set(leaves(Recipe.parse(whole).model_dump()))
     described = {key: meaning for key, _, _, meaning in rows()}
     assert keys == set(described)
