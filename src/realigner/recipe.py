@@ -418,10 +418,18 @@ class Recipe(Section):
             RecipeError: the file, a key or a value is wrong; all faults are listed at once.
         """
         path = Path(path)
-        content = _read_yaml(path)
+        return cls.compose(_read_yaml(path), overrides, source=str(path), base=path.parent)
+
+    @classmethod
+    def compose(cls, content: dict[str, Any], overrides: Sequence[str], *, source: str, base: Path) -> Recipe:
+        """Apply `a.b=value` overrides to a nested mapping, validate it, and take its paths relative to `base`.
+
+        Raises:
+            RecipeError: as `load`.
+        """
         for override in overrides:
             _apply_override(content, override)
-        return cls.parse(content, source=str(path), base=path.parent)
+        return cls.parse(content, source=source, base=base)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], *, source: str = "recipe", base: Path | None = None) -> Recipe:

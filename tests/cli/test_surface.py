@@ -27,7 +27,7 @@ SURFACE = {
     "weigh": STAGE,
     "train": STAGE,
     "generate": STAGE,
-    "evaluate": STAGE | JUDGING,
+    "evaluate": STAGE | JUDGING | {"--before", "--after", "--policy", "--prompts", "--column", "--out"},
     "report": STAGE,
     "calibrate": {"RECIPE", "--output", "--examples", "--method", "--judge", "--set", *COMMON},
     "discover": {

@@ -139,6 +139,10 @@ def _score_lines(key: Key, found: AuditScore, directory: Path) -> list[str]:
 
 def _next(key: Key, directory: Path) -> list[str]:
     if key.subject == "evaluation":
+        from realigner.runs import load_run
+
+        if "triage" not in load_run(directory).stages:  # two models were compared without a run
+            return ["To show it in the report, give the same `realigner evaluate` again with --redo"]
         return [f"To show it in the report: realigner report {directory} --redo"]
     return [f"Next: realigner run {directory}"]
 

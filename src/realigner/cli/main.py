@@ -18,6 +18,7 @@ from realigner.cli.calibrate import calibrate
 from realigner.cli.correct import correct
 from realigner.cli.discover import discover
 from realigner.cli.estimate import estimate
+from realigner.cli.evaluate import After, Before, Column, Out, PolicyName, Prompts, compare_models, refuse_mixed
 from realigner.cli.lab import app as lab_app
 from realigner.cli.lab import study
 from realigner.cli.migrate import migrate
@@ -149,6 +150,25 @@ def _one_stage(voice: Voice, name: str, recipe: Any, redo: bool) -> None:
     voice.answer(facts, lambda out: write_lines(out, *written))
 
 
+def _judge_stage(
+    voice: Voice,
+    name: str,
+    recipe: Path,
+    settings: list[str] | None,
+    redo: bool,
+    dry_run: bool,
+    max_calls: int | None,
+    max_cost: float | None,
+) -> None:
+    from realigner.planning import with_limits
+
+    limited = with_limits(_recipe(recipe, settings), max_calls, max_cost)
+    if dry_run:
+        _forecast(voice, limited, name)
+    else:
+        _one_stage(voice, name, limited, redo)
+
+
 def _judging_verb(name: str, text: str) -> None:
     """Add the verb that runs one stage in which a judge may be asked."""
 
@@ -164,13 +184,7 @@ def _judging_verb(name: str, text: str) -> None:
         debug: Debug = False,
     ) -> int:
         with Voice(quiet, as_json, debug) as voice:
-            from realigner.planning import with_limits
-
-            limited = with_limits(_recipe(recipe, settings), max_calls, max_cost)
-            if dry_run:
-                _forecast(voice, limited, name)
-            else:
-                _one_stage(voice, name, limited, redo)
+            _judge_stage(voice, name, recipe, settings, redo, dry_run, max_calls, max_cost)
         return voice.code
 
     app.command(name, help=text)(one_stage)
@@ -202,7 +216,41 @@ for _name, _text in {
     "generate": "Answer the held-out prompts, before and after.",
 }.items():
     _stage_verb(_name, _text)
-_judging_verb("evaluate", "Judge the answers; measure KL and perplexity.")
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe file, or a run directory.")] = None,
+    settings: Set = None,
+    before: Before = None,
+    after: After = None,
+    policy: PolicyName = None,
+    prompts: Prompts = None,
+    column: Column = None,
+    out: Out = None,
+    redo: RedoThis = False,
+    dry_run: DryRun = False,
+    max_calls: MaxCalls = None,
+    max_cost: MaxCost = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Judge the answers of a run's models, or of any two models; measure KL and perplexity in a run."""
+    with Voice(quiet, as_json, debug) as voice:
+        named = {"--before": before, "--after": after, "--policy": policy, "--prompts": prompts, "--out": out}
+        if refuse_mixed(recipe, dry_run, named, column):
+            assert before and after and policy and prompts and out
+            limits = (max_calls, max_cost)
+            compare_models(
+                voice, before, after, policy, prompts, out,
+                settings=settings or [], column=column, limits=limits, redo=redo,
+            )  # fmt: skip
+        elif recipe is not None:
+            _judge_stage(voice, "evaluate", recipe, settings, redo, dry_run, max_calls, max_cost)
+    return voice.code
+
+
 _stage_verb("report", "Write the report.")
 
 

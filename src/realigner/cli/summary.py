@@ -42,6 +42,21 @@ def print_summary(result: RunResult, stream: TextIO) -> None:
             write.line(f"{name:<7} {path}")
 
 
+def print_comparison(directory: Path, summary: Mapping[str, Any], stream: TextIO) -> None:
+    """Write what a comparison of two models found. Model text is shown escaped and cut."""
+    write = Writer(stream)
+    policy = summary["policy"]
+    write.line(f"Policy {policy['id']} {policy['version']}: {policy['title']}")
+    write.table("Agreement with the policy (95 % intervals)", *agreement_rows(summary["agreement"]))
+    write.line(change_line(summary["agreement"]["change"]))
+    for index, sample in enumerate(samples(directory), start=1):
+        write.sample(index, sample)
+    for warning in summary["warnings"]:
+        write.line(f"\nwarning: {warning}")
+    write.line(f"\nReport  {directory / 'report.html'}")
+    write.line(f"To correct these figures: realigner audit sample {directory} --of evaluation")
+
+
 def outcome_rows(counts: Mapping[str, int]) -> tuple[list[str], list[list[str]]]:
     """Return the table of pairs by outcome."""
     total = max(sum(counts.values()), 1)
@@ -60,6 +75,7 @@ def agreement_rows(agreement: Mapping[str, Any]) -> tuple[list[str], list[list[s
     """Return the table of agreement before and after: in all, per outcome, per rule."""
     parts = [("all", agreement)]
     parts += [(name, value) for name, value in agreement.get("by_outcome", {}).items()]
+    parts += [(f"topic {name}", value) for name, value in agreement.get("by_topic", {}).items()]
     parts += [(f"rule {name}", value) for name, value in agreement.get("by_rule", {}).items()]
     rows = [[name, share(value["before"]), share(value["after"]), count(value["after"])] for name, value in parts]
     return ["", "before", "after", "n"], rows
@@ -70,10 +86,11 @@ def change_line(change: Mapping[str, Any] | None) -> str:
     if change is None:
         return "No held-out prompt was answered."
     low, value, high = (100 * change[name] for name in ("low", "value", "high"))
-    return (
-        f"Change {value:+.1f} points [{low:+.1f}, {high:+.1f}]: {change['gained']} prompts gained, "
-        f"{change['lost']} lost (McNemar p = {change['mcnemar_p']:.2g})"
-    )
+    paired = change.get("mcnemar_p") is not None
+    what = "prompts" if paired else "answers"
+    p = f"McNemar p = {change['mcnemar_p']:.2g}" if paired else f"p = {change['p']:.2g}, {change['p_method']}"
+    moved = f"{change['gained']} {what} gained, {change['lost']} lost"
+    return f"Change {value:+.1f} points [{low:+.1f}, {high:+.1f}]: {moved} ({p})"
 
 
 def utility_rows(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -168,7 +185,7 @@ class Writer:
 
     def sample(self, number: int, sample: Mapping[str, str]) -> None:
         """Write one prompt with the answers before and after."""
-        self.line(f"\nSample {number} ({sample['outcome']})")
+        self.line(f"\nSample {number}" + (f" ({sample['outcome']})" if sample["outcome"] else ""))
         for name in ("prompt", "before", "after"):
             text = " ".join(safe_text(sample[name]).split())
             self.line(f"  {name:<7} {text if len(text) <= SAMPLE_WIDTH else text[: SAMPLE_WIDTH - 1] + '…'}")

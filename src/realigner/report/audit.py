@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from realigner.records import Label, Outcome
-from realigner.report.interval import Interval, read_interval
+from realigner.report.interval import BeforeAfter, Interval, read_interval
 from realigner.report.rundir import NotMeasured, Part, RunFiles, mapping, number, part
 from realigner.report.text import one_line
 
@@ -97,12 +97,7 @@ def read_audit(run: RunFiles, subject: Subject) -> Audit:
     Raises:
         NotMeasured: it was not made, cannot be read, or is of other verdicts than the run holds.
     """
-    stored = mapping(mapping(run.json("audit.json")).get(subject))
-    if not stored:
-        raise NotMeasured(f"no audit of the verdicts of the {subject} was scored (realigner audit sample)")
-    stage, file = _FILES[subject]
-    if run.manifest("stages", stage, "outputs", file, "hash") != stored.get("output"):
-        raise NotMeasured(f"the audit in audit.json is of other verdicts than those in {file}")
+    stored = _stored(run, subject)
     alpha = mapping(stored.get("alpha"))
     accuracies = [
         Row(str(name), (read_interval(rate),))
@@ -141,6 +136,34 @@ def read_audit(run: RunFiles, subject: Subject) -> Audit:
         outcomes=_outcomes(mapping(stored.get("outcomes"))),
         rows_left_out=sum(max(0, len(rows) - MOST_ROWS) for rows in (accuracies, rules, rates)),
     )
+
+
+def read_corrected(run: RunFiles) -> dict[tuple[str, str], BeforeAfter]:
+    """Return the corrected agreement of both models by (kind of part, name); ("all", "") is the whole.
+
+    Raises:
+        NotMeasured: the answers were not audited, or others than these.
+    """
+    stored = _stored(run, "evaluation")
+    sides: dict[str, dict[tuple[str, str], Interval | None]] = {}
+    for side in ("before", "after"):
+        whole = mapping(mapping(mapping(stored.get("rates")).get("group")).get(side))
+        sides[side] = {("all", ""): read_interval(whole.get("corrected"))}
+        for kind, rates in mapping(mapping(stored.get("parts")).get(side)).items():
+            for name, rate in mapping(rates).items():
+                sides[side][str(kind), str(name)] = read_interval(mapping(rate).get("corrected"))
+    names = dict.fromkeys([*sides["before"], *sides["after"]])
+    return {name: BeforeAfter(sides["before"].get(name), sides["after"].get(name)) for name in names}
+
+
+def _stored(run: RunFiles, subject: Subject) -> Mapping[str, Any]:
+    stored = mapping(mapping(run.json("audit.json")).get(subject))
+    if not stored:
+        raise NotMeasured(f"no audit of the verdicts of the {subject} was scored (realigner audit sample)")
+    stage, file = _FILES[subject]
+    if run.manifest("stages", stage, "outputs", file, "hash") != stored.get("output"):
+        raise NotMeasured(f"the audit in audit.json is of other verdicts than those in {file}")
+    return stored
 
 
 def _rates(stored: Mapping[str, Any]) -> list[CorrectedRow]:

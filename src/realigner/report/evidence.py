@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from realigner.records import Outcome
+from realigner.report.audit import read_corrected
 from realigner.report.changes import Kind, read_changes
 from realigner.report.interval import BeforeAfter, Interval, read_before_after, read_interval
 from realigner.report.plots import interval_plot
@@ -14,6 +15,10 @@ from realigner.report.text import one_line
 
 MOST_ROWS_DRAWN = 24
 MOST_ROWS = 300
+NOTHING = BeforeAfter(None, None)
+OVERALL, ALL = "Overall", "All held-out prompts"
+KINDS = {"outcome": "By outcome of the old pair", "topic": "By topic", "rule": "By rule"}
+"""Parts of the agreement: key in summary.json and audit.json, and heading."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class AgreementRow:
     group: str
     label: str
     figures: BeforeAfter
+    corrected: BeforeAfter = NOTHING
+    """The same figures corrected by the audit of the answers."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,8 @@ class Agreement:
     """(heading, rows), in order."""
     plots: tuple[tuple[str, str], ...]
     """(heading, picture)."""
+    is_corrected: bool
+    """Whether the answers were audited."""
     rows_not_drawn: int
     rows_left_out: int
     methods: tuple[str, ...]
@@ -63,25 +72,30 @@ def read_agreement_table(run: RunFiles) -> Agreement:
         NotMeasured: summary.json holds no figure of agreement.
     """
     stored = mapping(run.summary("agreement"))
-    rows = [AgreementRow("Overall", "All held-out prompts", read_before_after(stored))]
-    by_outcome = mapping(stored.get("by_outcome"))
+    corrected = part(read_corrected, run).value or {}
+    rows = [AgreementRow(OVERALL, ALL, read_before_after(stored), corrected.get(("all", ""), NOTHING))]
     known = [str(outcome) for outcome in Outcome]
-    for outcome in sorted(by_outcome, key=lambda name: (known.index(name) if name in known else len(known), name)):
-        rows.append(AgreementRow("By outcome of the old pair", str(outcome), read_before_after(by_outcome[outcome])))
-    for rule, figures in mapping(stored.get("by_rule")).items():
-        rows.append(AgreementRow("By rule", str(rule), read_before_after(figures)))
+    for kind, heading in KINDS.items():
+        found = mapping(stored.get(f"by_{kind}"))
+        names = [str(name) for name in found]
+        if kind == "outcome":
+            names.sort(key=lambda name: (known.index(name) if name in known else len(known), name))
+        for name in names:
+            figures = read_before_after(found[name])
+            rows.append(AgreementRow(heading, name, figures, corrected.get((kind, name), NOTHING)))
     measured = [row for row in rows if row.figures.before or row.figures.after]
     if not measured:
         raise NotMeasured("summary.json holds no figure of agreement")
     intervals = [i for row in measured for i in (row.figures.before, row.figures.after) if i]
-    rules = [row for row in rows if row.group == "By rule"]
-    first = [row for row in rows if row.group != "By rule"]
+    rules = [row for row in rows if row.group == KINDS["rule"]]
+    first = [row for row in rows if row.group in (OVERALL, KINDS["outcome"])]
     plots = [_plot("agreement-outcomes", first, "Overall and by outcome class")]
     if rules:
         plots.append(_plot("agreement-rules", rules[:MOST_ROWS_DRAWN], "By rule"))
     return Agreement(
         groups=tuple((group, tuple(found)) for group, found in groupby(rows[:MOST_ROWS], lambda row: row.group)),
         plots=tuple(plots),
+        is_corrected=bool(corrected),
         rows_not_drawn=max(0, len(rules) - MOST_ROWS_DRAWN),
         rows_left_out=max(0, len(rows) - MOST_ROWS),
         methods=tuple(sorted({interval.method for interval in intervals})),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from realigner.report.interval import PER_CENT, BeforeAfter, Interval, read_before_after, read_interval
 from realigner.report.rundir import NotMeasured, RunFiles, mapping, number
+from realigner.report.text import one_line
 
 LEVEL = 0.05
 """A change is called one when its paired 95 % interval excludes 0 AND McNemar's exact p is below this."""
@@ -61,7 +62,7 @@ def read_verdict(run: RunFiles) -> Verdict:
     judge = {
         True: "judged by the same oracle that chose the training pairs",
         False: "judged by an oracle that had no part in training",
-        None: "by a judge that was not recorded",
+        None: "by a judge whose part in training was not recorded",
     }[judge_is_the_same(run)]
     change = f"{before.shown('share')} before, {after.shown('share')} after"
     line = f"{words[word]}: {change}, on {_prompts(before, after)}, {judge}."
@@ -96,7 +97,9 @@ def _weigh(before: Interval, after: Interval, stored: Any) -> tuple[Word, str]:
     if change is None or change.low is None or change.high is None:
         return _weigh_apart(before, after)
     # The bootstrap interval is too narrow when few verdicts changed; the exact test is not. Both must agree.
-    p = number(stored.get("mcnemar_p"))
+    exact = number(stored.get("mcnemar_p"))
+    p = number(stored.get("p")) if exact is None else exact
+    test = "McNemar exact" if exact is not None else one_line(str(stored.get("p_method") or "method not stated"), 60)
     told_from_chance = p is None or p < LEVEL
     word: Word = "no measurable change"
     if change.low > 0 and told_from_chance:
@@ -110,7 +113,7 @@ def _weigh(before: Interval, after: Interval, stored: Any) -> tuple[Word, str]:
     return word, (
         f"The same prompts were answered before and after: {moved}The change is {_points(change.value)} percentage "
         f"points (95 % interval {_points(change.low)} to {_points(change.high)}, paired by prompt"
-        f"{'' if p is None else f'; McNemar exact p {_p_value(p)}'})."
+        f"{'' if p is None else f'; {test} p {_p_value(p)}'})."
     )
 
 

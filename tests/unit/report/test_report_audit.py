@@ -10,7 +10,7 @@ import pytest
 from report_html import Page
 
 from realigner.report import render_report
-from realigner.report.audit import read_audit
+from realigner.report.audit import read_audit, read_corrected
 from realigner.report.limits import read_limits
 from realigner.report.rundir import NotMeasured, RunFiles
 
@@ -68,3 +68,28 @@ def test_what_was_not_audited_is_a_limit(copy: Path) -> None:
     assert "How often the judge is wrong: not measured. No human has audited" in " ".join(read_limits(RunFiles(copy)))
     with pytest.raises(NotMeasured, match=r"the run directory has no audit\.json"):
         read_audit(RunFiles(copy), "triage")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_agreement_stands_raw_and_corrected_in_every_part(run_dir: Path, copy: Path) -> None:
+    stored = json.loads((run_dir / "audit.json").read_text())["evaluation"]
+    corrected = read_corrected(RunFiles(run_dir))
+    assert {kind for kind, _ in corrected} == {"all", "outcome", "rule"}
+    before = corrected["rule", "no-diagnosis"].before
+    assert before is not None
+    assert before.value == stored["parts"]["before"]["rule"]["no-diagnosis"]["corrected"]["value"]
+    words = Page(render_report(run_dir)).words
+    assert "Responses Before, raw Before, corrected After, raw After, corrected n" in words
+    (copy / "audit.json").unlink()
+    words = Page(render_report(copy)).words
+    assert "the answers were not audited, so no figure is corrected" in words
+    assert "Responses Before After n" in words
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_topics_are_a_part_of_their_own(copy: Path) -> None:
+    content = json.loads((copy / "summary.json").read_text())
+    figures = content["agreement"]["by_outcome"]["INVERT"]
+    content["agreement"]["by_topic"] = {"headache": figures}
+    (copy / "summary.json").write_text(json.dumps(content))
+    assert "By topic headache" in Page(render_report(copy)).words

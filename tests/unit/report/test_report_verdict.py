@@ -84,7 +84,7 @@ def test_an_estimate_without_an_interval_is_never_called_a_change(tmp_path: Path
     [
         ({"same": True}, "judged by the same oracle that chose the training pairs"),
         ({"same": False}, "judged by an oracle that had no part in training"),
-        ({}, "by a judge that was not recorded"),
+        ({}, "by a judge whose part in training was not recorded"),
     ],
     ids=["same", "other", "unknown"],
 )

@@ -1,0 +1,85 @@
+"""Answers to verdicts: what the stage `evaluate` of a run and a comparison of any two models share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from realigner.atomic import write_text
+from realigner.evaluate.agreement import SIDES, agreement
+from realigner.evaluate.answers import answered_in, judgement_of, judgement_rows
+from realigner.oracle import Oracle, ask, open_oracle
+from realigner.oracle.build import asked_facts, judged_by
+from realigner.oracle.plan import Planner
+from realigner.policy import Policy
+from realigner.records import Judgement, Verdict
+from realigner.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The rows of responses.parquet with their verdicts, and who gave them."""
+
+    rows: list[dict[str, Any]]
+    verdicts: list[Verdict]
+    policy: Policy
+    oracle: str
+    """The identity of the judge."""
+    asked: dict[str, Any]
+    """What judges were asked, for the facts of a stage."""
+
+    def agreement(self, seed: int) -> dict[str, Any]:
+        """Return policy agreement before and after; see `realigner.evaluate.agreement`."""
+        pairs = list(zip(self.rows, self.verdicts, strict=True))
+        by_side = {side: [verdict for row, verdict in pairs if row["model"] == side] for side in SIDES}
+        return agreement(by_side, answered_in([row for row in self.rows if row["model"] == SIDES[0]]), seed)
+
+
+def judge_answers(run: Run) -> Judged:
+    """Judge responses.parquet by the evaluation's oracle, and write judgements.parquet."""
+    recipe = run.recipe
+    policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
+    judge = recipe.evaluation_oracle
+    rows = pq.read_table(run.path("responses.parquet")).to_pylist()
+    with open_oracle(judge, policy, recipe.output, run.spent) as oracle:
+        verdicts = _judge(run, oracle, [judgement_of(row) for row in rows], judge.questions_at_a_time)
+        asked = asked_facts(oracle)
+    with run.writing("judgements.parquet") as path:
+        pq.write_table(judgement_rows(rows, verdicts), path)
+    return Judged(rows, verdicts, policy, oracle.identity, asked)
+
+
+def policy_facts(policy: Policy) -> dict[str, Any]:
+    """Return what summary.json says of the policy."""
+    return {
+        "id": policy.id,
+        "version": policy.version,
+        "title": policy.title,
+        "hash": policy.hash,
+        "rules": [{"id": rule.id, "tier": rule.tier, "by": rule.by, "text": rule.text} for rule in policy.rules],
+    }
+
+
+def write_summary(run: Run, summary: Mapping[str, Any]) -> None:
+    """Write summary.json."""
+    with run.writing("summary.json") as path:
+        write_text(path, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _judge(run: Run, oracle: Oracle, questions: list[Judgement], at_a_time: int) -> list[Verdict]:
+    """Return the verdicts on the responses; where a judge is asked, say before how much of it, and hold the limits."""
+    judged = judged_by(oracle)
+    if judged is None:
+        return ask(oracle, questions, at_a_time, run.progress)
+    with Planner(judged) as planner:
+        planner.add(questions)
+        plan = planner.plan()
+    for line in plan.lines():
+        run.progress.say(line)
+    plan.refuse_over(judged.meter)
+    with judged.asking(plan.calls, run.progress):
+        return ask(oracle, questions, at_a_time)
