@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from realigner.endpoint import Endpoint
-from realigner.errors import JudgeError, OracleError, RealignerError
+from realigner.oracle.http.complaints import gone, hopeless, too_long, unreachable
 from realigner.oracle.http.exchange import Broken, Reply
 from realigner.oracle.http.pace import Pace
 from realigner.oracle.http.records import Completion, NotACompletion, decode, error_text, read_completion
@@ -28,6 +28,8 @@ class Job:
         self.done: SimpleQueue[tuple[int, Completion] | BaseException] = SimpleQueue()
         self.tasks: set[asyncio.Task[None]] = set()
         self.over = False
+        self.ending: asyncio.Task[None] | None = None
+        """Held here, as the loop holds its tasks only weakly."""
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +155,7 @@ class Dispatcher:
     def _settle(self, work: Work, result: Reply | Broken, now: float) -> None:
         if isinstance(result, Broken):
             if result.unreachable and self.reached_at == float("-inf"):
-                self._stop(work.job, self._unreachable(result.why))
+                self._stop(work.job, unreachable(self.endpoint, result.why))
             else:
                 work.garbled += result.garbled
                 self._again(work, now, result.why, status=0)
@@ -188,7 +190,7 @@ class Dispatcher:
             self.pace.congested(work.began, now)
         action = action_for(reply.status, code)
         if action is Action.STOP:
-            self._stop(work.job, self._hopeless(reply, why))
+            self._stop(work.job, hopeless(self.endpoint, reply, why))
         elif action is Action.ITEM:
             # The server works: this one question is what it does not take.
             self._finish(work, Completion("", "error", why, reply.status), now)
@@ -196,7 +198,7 @@ class Dispatcher:
             wait = retry_after(reply.retry_after)
             if wait is not None:
                 if wait > work.budget:
-                    self._stop(work.job, self._too_long(why, wait, work.budget))
+                    self._stop(work.job, too_long(self.endpoint, why, wait, work.budget))
                     return
                 self.pace.pause(now + wait)
             self._again(work, now, why, reply.status, wait)
@@ -223,7 +225,8 @@ class Dispatcher:
                 self.reached_at = self.loop.time()
                 self._give_up(work, self.reached_at, why, status)
                 return
-        self._stop(work.job, self._gone(work, why, self.loop.time()))
+        tried = f"{work.attempts} attempts in {self.loop.time() - work.since:.0f} s"
+        self._stop(work.job, gone(self.endpoint, tried, why, was_there=self.reached_at > float("-inf")))
 
     def _give_up(self, work: Work, now: float, why: str, status: int) -> None:
         why = f"{why} (after {work.attempts} attempts in {now - work.since:.0f} s)"
@@ -253,48 +256,11 @@ class Dispatcher:
             return
         job.over = True
         under_way = [task for task in job.tasks if task is not asyncio.current_task()]
-        self.loop.create_task(self._last(job, under_way, error))
+        job.ending = self.loop.create_task(self._last(job, under_way, error))
 
     async def _last(self, job: Job, under_way: list[asyncio.Task[None]], error: BaseException) -> None:
         await asyncio.gather(*under_way, return_exceptions=True)
         job.done.put(error)
-
-    def _unreachable(self, why: str) -> OracleError:
-        return OracleError(
-            f"judge at {self.endpoint.url}", f"it cannot be reached: {why}", "Start the server, or correct the url"
-        )
-
-    def _gone(self, work: Work, why: str, now: float) -> RealignerError:
-        given = f"judge at {self.endpoint.url}"
-        tried = f"{work.attempts} attempts in {now - work.since:.0f} s without one answer; the last: {why}"
-        if self.reached_at == float("-inf"):
-            return OracleError(given, tried, "Check that url is the base of an OpenAI-compatible API (often …/v1)")
-        return JudgeError(given, tried, "What was answered is kept; give the same command when it works again")
-
-    def _too_long(self, why: str, wait: float, budget: float) -> JudgeError:
-        return JudgeError(
-            f"judge at {self.endpoint.url}",
-            f"{why}; it asks to wait {wait:.0f} s, more than the budget of {budget:.0f} s for one question",
-            "What was answered is kept; give the same command later, or raise budget",
-        )
-
-    def _hopeless(self, reply: Reply, why: str) -> OracleError:
-        """Say what a status means that no request will change."""
-        given = f"judge at {self.endpoint.url}, {why}"
-        if reply.status in (401, 403, 407):
-            key = "with the key from key_env" if self.endpoint.key is not None else "without a key (no key_env is set)"
-            return OracleError(given, f"the server refuses requests {key}", "Give the right key, or ask for access")
-        if reply.status in (402, 429):
-            return OracleError(given, "the account has no credit left", "Settle that with the vendor")
-        if 300 <= reply.status < 400:
-            there = self.endpoint.scrub((reply.location or "").partition("?")[0])[:200]
-            rule = f"the server redirects{f' to {there}' if there else ''}, and the key is sent nowhere else"
-            return OracleError(given, rule, "Set url to where the API is")
-        return OracleError(
-            given,
-            "the server has no such model, or no API at this url",
-            "Correct model, or url: most base URLs end in /v1",
-        )
 
 
 def _said(raw: bytes) -> tuple[str, str]:
