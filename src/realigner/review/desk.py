@@ -144,7 +144,14 @@ class Ask:
     def set_cookie(self, response: Response, name: str, value: str) -> None:
         """Set a cookie that no script reads and no form of another site sends along."""
         # Not "strict": who follows a link to this page from a chat or a mail would seem to be nobody.
-        response.set_cookie(f"{self.desk.cookie}{name}", value, max_age=COOKIE_SECONDS, httponly=True, samesite="lax")
+        response.set_cookie(
+            f"{self.desk.cookie}{name}",
+            value,
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            samesite="lax",
+            secure=self.request.url.scheme == "https",  # behind a proxy that speaks TLS
+        )
 
 
 def go(address: str) -> Response:

@@ -17,7 +17,7 @@ from realigner.atomic import write_text
 from realigner.errors import ReviewError, did_you_mean
 from realigner.review.answers import AnswerFault, Choice, Corrected, Judged, Value, read_value
 from realigner.review.figures import counted
-from realigner.review.history import Entry
+from realigner.review.history import Annotator, Closed, Entry, Stale
 from realigner.review.items import Item
 from realigner.review.store import Store
 from realigner.review.study import Task
@@ -114,9 +114,18 @@ def import_answers(store: Store, path: Path, *, task: str | None = None, annotat
         ReviewError: a row is wrong, belongs to another study, or contradicts an answer; it is named.
     """
     name = annotator or path.stem
+    try:
+        return _import(store, path, task, name)
+    except (Stale, Closed):
+        rule = "one of these people answered on the page while their file was taken in, or the votes were ended"
+        raise ReviewError(f"answers {path}", rule, "Import the file again: what is known is known") from None
+
+
+def _import(store: Store, path: Path, task: str | None, name: str) -> Imported:
     found = [_row(store, place, row, task, name) for place, row in _rows(path)]
     rows = [row for row in found if row is not None]
     _refuse_contradictions(store, rows)
+    _refuse_votes_after_the_end(store, rows)
     before = {chosen.task.id: len(list(store.history(chosen.task))) for chosen in rows}
     for row in rows:
         person = store.guest(row.annotator)
@@ -135,6 +144,23 @@ def import_answers(store: Store, path: Path, *, task: str | None = None, annotat
     after = {chosen.task.id: len(list(store.history(chosen.task))) for chosen in rows}
     written = sum(after.values()) - sum(before.values())
     return Imported(written, len(rows) - written, len(found) - len(rows))
+
+
+def _refuse_votes_after_the_end(store: Store, rows: Sequence[_Answer]) -> None:
+    """Refuse new votes once the systems are known; known ones may be given again."""
+    if store.unblinded is None:
+        return
+    for row in rows:
+        known = any(
+            step.answered and (step.item, step.occasion) == (row.item.id, row.occasion)
+            for step in store.steps(row.task, Annotator(Store.guest_id(row.annotator), ""))
+        )
+        if row.task.kind == "preference" and not known:
+            raise ReviewError(
+                f"{row.place}: a vote in task '{row.task.id}'",
+                f"the study was un-blinded at {store.unblinded}, and takes no votes any more",
+                "Leave votes out of the file",
+            )
 
 
 @dataclass(frozen=True, slots=True)

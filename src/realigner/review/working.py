@@ -89,7 +89,8 @@ def undo(ask: Ask) -> Response:
     task, step = ask.task, ask.step
     ticket = ask.ticket(step)
     try:
-        ask.store.withdraw(step, revision=ticket.revision, once=ticket.once)
+        # A page's buttons for one step share its ticket, and are different acts.
+        ask.store.withdraw(step, revision=ticket.revision, once=f"{ticket.once}:undo")
     except Stale:
         pass  # another tab was faster; the page that follows shows how it stands
     except Closed:
@@ -102,7 +103,7 @@ def reveal(ask: Ask) -> Response:
     task, step = ask.task, ask.step
     ticket = ask.ticket(step)
     if step.answered and _has_judge(task, step):
-        ask.store.reveal(step, once=ticket.once)
+        ask.store.reveal(step, once=f"{ticket.once}:reveal")
     return go(f"/task/{task.id}/{step.number}/judge")
 
 

@@ -240,6 +240,20 @@ def test_unblinding_waits_for_the_votes_and_ends_them(store: Store, tmp_path: Pa
     assert voted_rows(store, blind)[0]["system"] == "Quillfeather"
 
 
+def test_no_vote_is_imported_once_the_systems_are_known_but_known_ones_stay_known(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "v.jsonl"
+    vote = {"task": "preference", "item": "item-0", "choice": 2, "annotator": "x"}
+    path.write_text(json.dumps(vote))
+    import_answers(store, path)
+    unblind_study(store, early=True)
+    assert import_answers(store, path).known == 1
+    path.write_text(json.dumps({**vote, "item": "item-1"}))
+    with pytest.raises(ReviewError, match="takes no votes any more"):
+        import_answers(store, path)
+    path.write_text(json.dumps({"task": "audit", "item": "pair-0/chosen", "label": "unsure"}))
+    assert import_answers(store, path).answers == 1
+
+
 def test_a_key_that_does_not_fit_is_refused_before_the_votes_are_ended(tmp_path: Path) -> None:
     study = make_study(tmp_path / "study", ["preference"])
     with Store(study) as store:
