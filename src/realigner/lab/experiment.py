@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, Literal
 
 from realigner.baselines import ARMS, Budget, JudgedPair, Task
-from realigner.lab.aligned import BASE, MODEL, LabSettings, build_lab, encoder_for
+from realigner.lab.aligned import BASE, MODEL, LabSettings, behaviour_of, build_lab, encoder_for
 from realigner.lab.exam import Exam, take
 from realigner.lab.shifts import PRESETS, Changes, complies, draw_shift_pairs, shift_named, variants
 from realigner.lab.world import LabPair, write_answer
@@ -153,10 +153,12 @@ def run_cell(
     model = ARMS[arm](task)
     trained, trained_cpu = time.perf_counter(), time.process_time()
     exam = Exam(shift_named(shift), seed, setting.prompts, setting.attacks)
+    aligned = behaviour_of(build_lab(root, lab))
     system = policy_in_words(exam) if arm == "policy-prompt" else None
     measured = take(exam, model, models[MODEL], task.encoder, system)
     return {
         **measured,
+        "m_ref": {"old_agreement": aligned.old_agreement, "well_formed": aligned.well_formed},
         "training": task.facts,
         "outcomes": dict(Counter(str(item.outcome) for item in task.triaged)),
         "corrections": sum(item.correction is not None for item in task.triaged),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from realigner.atomic import write_text
+from realigner.lab.aligned import NEEDED_AGREEMENT
 from realigner.lab.bars import bars
 from realigner.lab.paper import LABEL, MAIN
 from realigner.lab.plan import Block, Study, block_cells, searched_arms
@@ -25,7 +26,7 @@ def write_tables(study: Study, results: Results) -> list[Path]:
         rows = results.of(cells)
         text = f"# {block.title or block.name}\n\n{len(rows)} of {len(cells)} cells are done.\n\n"
         if rows:
-            text += _body(study, block, rows)
+            text += _alignment(rows) + _body(study, block, rows)
         for suffix, content in ((".md", text), (".csv", _csv(rows))):
             path = directory / f"{block.name}{suffix}"
             write_text(path, content)
@@ -33,6 +34,17 @@ def write_tables(study: Study, results: Results) -> list[Path]:
     path = directory / "bars.md"
     write_text(path, "# What was to be reached, and what was\n\n" + markdown(bars(study, results)))
     return [*written, path]
+
+
+def _alignment(rows: Sequence[Row]) -> str:
+    """Return a line on the aligned models: their agreement with the old policy, and whether that is enough."""
+    found = {row["seed"]: row["m_ref"]["old_agreement"] for row in rows if "m_ref" in row}
+    if not found:
+        return ""
+    line = ", ".join(f"{100 * found[seed]:.1f} % (seed {seed})" for seed in sorted(found))
+    short = [str(seed) for seed in sorted(found) if found[seed] < NEEDED_AGREEMENT]
+    fault = f" BELOW the {NEEDED_AGREEMENT:.0%} that is required: seed {', '.join(short)}." if short else ""
+    return f"M_ref agrees with the old policy on {line} of held-out prompts.{fault}\n\n"
 
 
 def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:

@@ -56,7 +56,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         value = {"trace": 0.8, "dpo-gold": 0.82, "u2a": 0.5, "m-ref": 0.4}[arm] + 0.01 * seed % 0.1
         best = 3e-4 if arm == "trace" else 1e-4
         ranks = [110, 110] if arm == "trace" else [0, 110]
-        return {"agreement": value - (0.1 if rate not in (best, 0.0) else 0.0), "ranks": ranks}
+        found = {"agreement": value - (0.1 if rate not in (best, 0.0) else 0.0), "ranks": ranks}
+        return {**found, "m_ref": {"old_agreement": 0.97 - 0.04 * seed, "well_formed": 1.0}}
 
     monkeypatch.setattr(study_module, "run_cell", run_cell)
     return done
@@ -189,6 +190,7 @@ def test_tables_say_what_is_done_and_compare_arms_on_the_same_prompts(study: Stu
     results = run_study(study)
     files = {path.name: path for path in write_tables(study, results)}
     main = files["main.md"].read_text()
+    assert "97.0 % (seed 0), 93.0 % (seed 1)" in main and "BELOW the 95% that is required: seed 1." in main
     assert "8 of 8 cells are done" in main and "| trace | 80.5 ± 6.4 |" in main
     assert "100.0 % (ties 50.0 %)" in main  # over U2A: one prompt won, one tied
     assert "another setting" in main
