@@ -20,6 +20,7 @@ from realigner.report.tallies import read_corrections_tally, read_data_tally, re
 from realigner.report.text import one_line, visible
 from realigner.report.verdict import judge_is_the_same, read_agreement, read_verdict
 from realigner.report.weights import read_weights
+from realigner.report.written import read_written
 
 MOST_SAMPLES, MOST_WARNINGS = 200, 40
 LABELS = {
@@ -89,6 +90,7 @@ def _content(run: RunFiles, samples: int, title: str | None) -> dict[str, Any]:
         "data": part(read_data_tally, run),
         "texts": part(read_text_tallies, run),
         "corrections": part(read_corrections_tally, run),
+        "written": part(read_written, run),
         "reproduce": part(read_reproduce, run),
         "recipe": part(read_recipe_text, run),
         "limits": read_limits(run),

@@ -84,7 +84,12 @@ def read_corrections_tally(run: RunFiles) -> tuple[tuple[str, int], ...]:
     """
     found = mapping(run.facts("triage").get("corrections"))
     refused = {f"refused: {str(reason).replace('_', ' ')}": n for reason, n in mapping(found.get("refused")).items()}
-    counts = {"accepted": found.get("accepted"), **refused, "for a pair that is not in the data": found.get("unknown")}
+    counts = {
+        "accepted": found.get("accepted"),
+        **refused,
+        "for a pair that is not in the data": found.get("unknown"),
+        "accepted, by a writer": found.get("written"),
+    }
     rows = tuple((name, _count(n)) for name, n in counts.items() if _count(n))
     if not rows:
         raise NotMeasured("no correction was proposed")
