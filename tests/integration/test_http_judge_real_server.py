@@ -6,15 +6,6 @@ The model writes children's stories and is no judge: what is under test is the p
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,50 +20,17 @@ from realigner.recipe_corrections import GenerateCorrections, HttpWriterSettings
 from realigner.recipe_judges import HttpJudgeSettings
 from realigner.records import Judgement, Label, Message, user_prompt
 
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 KIND = Rule(id="kind", by="llm", text="The response is kind.")
 
 
 @pytest.fixture(scope="module")
-def model(shared_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the story model with a chat template, which a server of chats needs."""
-    folder = tmp_path_factory.mktemp("served") / "stories260k"
-    shutil.copytree(shared_path / "models" / "stories260k", folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEMPLATE}))
-    return folder
+def model(story_model: Path) -> Path:
+    return story_model
 
 
 @pytest.fixture(scope="module")
-def url(model: Path) -> Iterator[str]:
-    pytest.importorskip("fastapi")
-    pytest.importorskip("openai")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    transformers = Path(sys.executable).with_name("transformers")
-    log = (model.parent / "serve.log").open("wb")
-    process = subprocess.Popen([str(transformers), *command], stdout=log, stderr=log)
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        log.close()
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120.0
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail("the server did not come up")
+def url(story_server: str) -> str:
+    return story_server
 
 
 def judge_at(url: str, model: Path, **settings: Any) -> HttpJudge:
