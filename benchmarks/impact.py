@@ -31,9 +31,9 @@ class Size:
     layers: int = 8
     intermediate: int = 1408
     vocabulary: int = 8192
-    pairs: int = 24
+    pairs: int = 16
     gold: int = 8
-    rounds: int = 5
+    rounds: int = 3
 
 
 QUICK = Size(hidden=128, layers=3, intermediate=352, vocabulary=2048, pairs=6, gold=2, rounds=2)

@@ -79,7 +79,7 @@ def watching(model: Any, direction: Direction, found: list[Tensor]) -> Iterator[
         def hook(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if not output.requires_grad:
                 output = output.detach().requires_grad_(True)
-            given = inputs[0].detach()
+            given, seen = inputs[0].detach(), output.detach()  # a hook that held the output itself would keep it alive
 
             def take(gradient: Tensor) -> None:
                 if isinstance(module, torch.nn.Embedding):
@@ -87,7 +87,7 @@ def watching(model: Any, direction: Direction, found: list[Tensor]) -> Iterator[
                 elif isinstance(module, torch.nn.Linear):
                     moved = torch.nn.functional.linear(given, tangents["weight"], tangents.get("bias"))
                 else:  # an RMS norm: its output is weight · normalised input
-                    moved = output.detach() * (tangents["weight"] / module.weight.detach())
+                    moved = seen * (tangents["weight"] / module.weight.detach())
                 found.append((gradient * moved).sum(dim=-1))
 
             output.register_hook(take)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,20 +23,21 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from realigner import ranks
 from realigner.errors import ModelError
+from realigner.impact.ranks import Group, add_up, deal, exchanged, is_sharded, size_of, whole
 from realigner.impact.vectors import Vector, device, dot, gradients, norm, trainable
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import attending, dual, packing, unpack
 from realigner.model.head import Head, evaluating, head_agrees, head_logps, through_head
 from realigner.model.logprobs import row_logps, scored_logits, token_logps
 from realigner.model.packing import PackedBatch, bins, pack
-from realigner.model.rows import Row, RowBatch, batches_by_length, collate
+from realigner.model.rows import Row, RowBatch, batches_by_length, collate, total_tokens
 
 logger = logging.getLogger(__name__)
 
 Method = Literal["exact", "difference", "backward"]
 Batch = RowBatch | PackedBatch
+Call = Callable[..., Any]
 
 PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens in one pack (or padded batch) by kind of device. Results do not depend on it."""
@@ -66,6 +67,8 @@ class Slopes:
     """Whether the head works in tiles, so that no logits exist beyond one."""
     step: float = 0.0
     """h of the difference along the unit direction."""
+    group: Group = None
+    """Processes that share the rows; each calls with the same ones and gets all results."""
 
     def __call__(self, rows: Sequence[Row], *, max_tokens: int | None = None) -> Float[Tensor, " rows"]:
         """Return s(y) of each row; equal rows are computed once."""
@@ -73,30 +76,21 @@ class Slopes:
             return torch.zeros(len(rows), dtype=torch.float64)
         places = {row: i for i, row in enumerate(dict.fromkeys(rows))}
         ways = {"exact": self._exact, "difference": self._difference, "backward": self._backward}
-        limit = max_tokens or PACK_TOKENS.get(device(self.model).type, PACK_TOKENS["cpu"])
-        found = torch.zeros(len(places), dtype=torch.float64)
-        mine = ranks.share(range(len(places)))
         with evaluating(self.model):
-            if mine:
-                distinct = list(places)
-                found[list(mine)] = ways[self.method]([distinct[i] for i in mine], limit)
-        found = ranks.add_up(found)
+            found = ways[self.method](list(places), self._limit(list(places), max_tokens))
         return found[[places[row] for row in rows]] * self.scale
 
     def _exact(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         result = torch.zeros(len(rows), dtype=torch.float64)
         with torch.no_grad(), self._attention():
-            for indices, batch in self._batches(rows, max_tokens):
-                with forward_ad.dual_level():
-                    parameters = trainable(self.model)
-                    duals = {n: dual(parameters[n].detach(), tangent) for n, tangent in self.unit.items()}
-                    result[indices] = _row_sums(self._token_slopes(batch, duals), batch)
-        return result
+            for indices, batch, counts in self._batches(rows, max_tokens):
+                with forward_ad.dual_level(), self._on(dual) as call:
+                    found = _row_sums(self._token_slopes(batch, call), batch)
+                if counts:
+                    result[indices] = found
+        return add_up(result, self.group)
 
-    def _token_slopes(self, batch: Batch, duals: Mapping[str, Tensor]) -> Float[Tensor, " tokens"]:
-        def call(**inputs: Any) -> Any:
-            return torch.func.functional_call(self.model, dict(duals), (), inputs)
-
+    def _token_slopes(self, batch: Batch, call: Call) -> Float[Tensor, " tokens"]:
         if not self.tiled:
             logits, tangents = unpack(scored_logits(call, batch))
             return _logp_tangents(logits, tangents, batch.targets)
@@ -111,24 +105,20 @@ class Slopes:
 
     def _difference(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         higher, lower = (self._shifted_logps(rows, sign * self.step, max_tokens) for sign in (1.0, -1.0))
-        return (higher - lower) / (2.0 * self.step)
+        return add_up((higher - lower) / (2.0 * self.step), self.group)
 
     @torch.no_grad()
     def _shifted_logps(self, rows: Sequence[Row], step: float, max_tokens: int) -> Float[Tensor, " rows"]:
-        """Return log p(y|x) at θ + step·v; the model keeps its own parameters."""
-        parameters = trainable(self.model)
-        shifted = {n: parameters[n].detach() + step * tangent for n, tangent in self.unit.items()}
-
-        def call(**inputs: Any) -> Any:
-            return torch.func.functional_call(self.model, shifted, (), inputs)
-
+        """Return log p(y|x) at θ + step·v of this process's rows; the model keeps its own parameters."""
         result = torch.zeros(len(rows), dtype=torch.float64)
-        with self._attention():
-            for indices, batch in self._batches(rows, max_tokens):
-                result[indices] = _row_sums(self._logps(batch, call), batch)
+        with self._attention(), self._on(lambda parameter, tangent: parameter + step * tangent) as call:
+            for indices, batch, counts in self._batches(rows, max_tokens):
+                found = _row_sums(self._logps(batch, call), batch)
+                if counts:
+                    result[indices] = found
         return result
 
-    def _logps(self, batch: Batch, call: Callable[..., Any]) -> Float[Tensor, " tokens"]:
+    def _logps(self, batch: Batch, call: Call) -> Float[Tensor, " tokens"]:
         if not self.tiled:
             return token_logps(scored_logits(call, batch), batch)
         found: list[Tensor] = []
@@ -141,16 +131,40 @@ class Slopes:
         return found[0]
 
     def _backward(self, rows: Sequence[Row], max_tokens: int) -> Tensor:  # noqa: ARG002 - one row at a time
+        # Backward passes of a sharded model add up over processes: all take the same rows.
+        group = None if is_sharded(self.model) else self.group
         result = torch.zeros(len(rows), dtype=torch.float64)
-        for i, row in enumerate(rows):
-            logp = row_logps(self.model, collate([row]).to(device(self.model))).sum()
+        for i, _ in deal(range(len(rows)), group, in_step=False):
+            logp = row_logps(self.model, collate([rows[i]]).to(device(self.model))).sum()
             result[i] = dot(self.unit, gradients(logp, self.model))
-        return result
+        return add_up(result, group)
 
-    def _batches(self, rows: Sequence[Row], max_tokens: int) -> Iterator[tuple[list[int], Batch]]:
-        for indices in bins(rows, max_tokens) if self.packed else batches_by_length(rows, max_tokens):
+    def _limit(self, rows: Sequence[Row], max_tokens: int | None) -> int:
+        """Return the tokens of a batch: no more than leaves every process something to do."""
+        limit = max_tokens or PACK_TOKENS.get(device(self.model).type, PACK_TOKENS["cpu"])
+        return limit if self.group is None else min(limit, -(-total_tokens(rows) // size_of(self.group)))
+
+    def _batches(self, rows: Sequence[Row], max_tokens: int) -> Iterator[tuple[list[int], Batch, bool]]:
+        """Yield this process's batches as indices of rows, rows laid out, and whether the result counts."""
+        packs = bins(rows, max_tokens) if self.packed else list(batches_by_length(rows, max_tokens))
+        for indices, counts in deal(packs, self.group, in_step=is_sharded(self.model)):
             chosen = [rows[i] for i in indices]
-            yield indices, (pack(chosen) if self.packed else collate(chosen)).to(device(self.model))
+            yield indices, (pack(chosen) if self.packed else collate(chosen)).to(device(self.model)), counts
+
+    @contextmanager
+    def _on(self, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Call]:
+        """Run the model on change(parameter, direction) in place of its parameters, which stay what they are."""
+        if is_sharded(self.model):
+            with exchanged(self.model, self.unit, change):
+                yield self.model
+            return
+        parameters = trainable(self.model)
+        changed = {n: change(parameters[n].detach(), tangent) for n, tangent in self.unit.items()}
+
+        def call(**inputs: Any) -> Any:
+            return torch.func.functional_call(self.model, changed, (), inputs)
+
+        yield call
 
     def _attention(self) -> AbstractContextManager[None]:
         if self.packed:
@@ -169,7 +183,9 @@ def slopes_along(model: Any, direction: Mapping[str, Tensor], **how: Any) -> Slo
     """Return the exact derivatives along a direction over the trainable parameters; see `Slopes` for `how`."""
     size = norm(direction)
     unit = {
-        n: (direction[n] / (size or 1.0)).to(p.dtype) for n, p in trainable(model).items() if bool(direction[n].any())
+        n: (direction[n] / (size or 1.0)).to(p.dtype)
+        for n, p in trainable(model).items()
+        if bool(whole(direction[n].any()))
     }
     return Slopes(model, unit, size, **{"tiled": head_agrees(model), **how})
 
@@ -243,9 +259,15 @@ class Chosen:
 
 
 def choose(
-    model: Any, direction: Mapping[str, Tensor], probe: Sequence[Row], method: Literal["auto", "exact", "difference"]
+    model: Any,
+    direction: Mapping[str, Tensor],
+    probe: Sequence[Row],
+    method: Literal["auto", "exact", "difference"],
+    group: Group = None,
 ) -> Chosen:
-    """Return the first way that works for a model, measured on `probe`.
+    """Return the first way that works for a model, measured on `probe`; it scores on all processes of the group.
+
+    Every process tries all of the probe, so that all of them come to the same end.
 
     `auto`: exact on packed rows, exact on padded rows, the difference on either, then backward. `exact` and
     `difference` stay with their kind.
@@ -278,15 +300,22 @@ def choose(
                 refused.append(f"{label}: {str(error).strip().splitlines()[0][:160]}")
                 continue
             if found.relative_error <= (TOLERANCE if wide else HALF_TOLERANCE):
-                return _said(replace(found, refused=tuple(refused)))
+                return _said(replace(found, slopes=_agreed(found.slopes, group), refused=tuple(refused)))
             refused.append(f"{label}: relative error {found.relative_error:.2g}")
     if method == "auto":
-        return _said(Chosen(replace(base, method="backward"), 0.0, len(probe), refused=tuple(refused)))
+        slowest = replace(base, method="backward", group=group)
+        return _said(Chosen(slowest, 0.0, len(probe), refused=tuple(refused)))
     raise ModelError(
         f"impact.method = {method} for a {model.config.model_type} model ({'; '.join(refused)})",
         "it does not give the derivatives that a gradient per response gives",
         "Use impact.method: auto, which falls back to what works",
     )
+
+
+def _agreed(slopes: Slopes, group: Group) -> Slopes:
+    """Return the slopes for all processes, with one step, whatever rounding did to it in each."""
+    step = add_up(torch.tensor(slopes.step, dtype=torch.float64), group) / size_of(group)
+    return replace(slopes, step=float(step), group=group)
 
 
 def _measured(slopes: Slopes, probe: Sequence[Row], truth: Tensor) -> Chosen:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from realigner.impact.ranks import is_sharded, let_go, whole
 
 Vector = dict[str, Tensor]
 """A vector in the space of the trainable parameters, by parameter name."""
@@ -15,6 +17,7 @@ Vector = dict[str, Tensor]
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Return the parameters that impact is measured in: those that training will change."""
+    let_go(model)
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -25,7 +28,7 @@ def widest(tensor: Tensor) -> Tensor:
 
 def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Return ⟨a, b⟩, accumulated in float64."""
-    return sum((float((widest(a[name]) * widest(b[name])).sum()) for name in a), 0.0)
+    return sum((float(whole((widest(a[name]) * widest(b[name])).sum())) for name in a), 0.0)
 
 
 def norm(a: Mapping[str, Tensor]) -> float:
@@ -48,9 +51,20 @@ def zeros(model: Any) -> Vector:
 
 
 def gradients(loss: Tensor, model: Any) -> Vector:
-    """Return the gradient of a scalar; parameters that it does not reach have zero."""
-    parameters = trainable(model)
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    """Return the gradient of a scalar; parameters that it does not reach have zero.
+
+    Of a sharded model, every process gives its loss, and the mean of their gradients comes back, sharded.
+    """
+    found: Sequence[Tensor | None]
+    if is_sharded(model):
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = trainable(model)
+        found = [p.grad for p in parameters.values()]
+        for p in parameters.values():
+            p.grad = None
+    else:
+        parameters = trainable(model)
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {
         name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(parameters.items(), found, strict=True)
     }
