@@ -26,9 +26,18 @@ from realigner.model.load import attach_lora, forget_padding_index
 from realigner.model.rows import Row
 from realigner.recipe import ImpactSettings, LoraSettings, LossSettings
 
-PROCESSES = (1, 2, 3)
+CASES = (
+    (2, "full", False),
+    (2, "full", True),
+    (2, "lora", False),
+    (3, "full", False),
+    (3, "full", True),
+    (3, "lora", True),
+)
+"""Processes, what is trained, whether parameters are sharded."""
 SHARED = [Row((7, 8, 9, *range(40, 40 + n)), 3) for n in (2, 5, 9)]
-ROWS = [*SHARED, *random_rows(9, seed=3, longest=30), SHARED[1]]
+ROWS = [*SHARED, *random_rows(6, seed=3, longest=20), SHARED[1]]
+CONFLICTS = random_conflicts(7)
 GOLD = list(zip(random_rows(5, seed=1), random_rows(5, seed=2), strict=True))
 
 
@@ -66,22 +75,15 @@ def score(mode: str, sharded: bool, group: Any) -> dict[str, Any]:
             slopes = slopes_along(model, direction, method=method, step=1e-3, group=group)
             module.pack = noting  # type: ignore[assignment]
             packed.clear()
-            found[method] = slopes(ROWS, max_tokens=60)
+            found[method] = slopes(ROWS, max_tokens=30)
             module.pack = plain
             found[f"{method} rows"] = [row.ids for row in packed]
         few = slopes_along(model, direction, group=group)
         found["one row"] = few(ROWS[:1])
-        for name in ("dot", "cosine"):
-            settings = ImpactSettings(score=name, normalize="none")
-            weights, facts = weigh(model, GOLD, random_conflicts(7), [], settings, LossSettings(), seed=0, group=group)
-            found[name] = torch.from_numpy(weights.scores.values)
+        settings = ImpactSettings(score="cosine", normalize="none")
+        weights, facts = weigh(model, GOLD, CONFLICTS, [], settings, LossSettings(), seed=0, group=group)
+        found["weights"] = torch.from_numpy(weights.scores.values)
         found["scoring"] = (facts["scoring"]["method"], facts["scoring"]["layout"], weights.scores.ids)
-        if not sharded:
-            diagonal = ImpactSettings(preconditioner="diagonal", normalize="none")
-            weights, _ = weigh(
-                model, GOLD, random_conflicts(7), random_rows(4), diagonal, LossSettings(), seed=0, group=group
-            )
-            found["diagonal"] = torch.from_numpy(weights.scores.values)
     if sharded:
         held = [v for v in few.unit.values() if isinstance(v, DTensor)]
         found["shards"] = (len(held), len(few.unit), sum(v.to_local().numel() for v in held))
@@ -104,7 +106,7 @@ def process(rank: int, size: int, directory: Path) -> None:
         "gloo", init_method=f"file://{directory}/meet-{size}", rank=rank, world_size=size
     )
     group = torch.distributed.group.WORLD
-    found = {(mode, sharded): score(mode, sharded, group) for mode in ("full", "lora") for sharded in (False, True)}
+    found = {(mode, sharded): score(mode, sharded, group) for n, mode, sharded in CASES if n == size}
     torch.save(found, directory / f"{size}-{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -113,6 +115,6 @@ def process(rank: int, size: int, directory: Path) -> None:
 if __name__ == "__main__":
     out = Path(sys.argv[1])
     torch.set_num_threads(1)
-    for count in PROCESSES:
+    for count in sorted({n for n, _, _ in CASES}):
         mp.start_processes(process, (count, out), nprocs=count, start_method="fork")
     torch.save({mode: score(mode, False, None) for mode in ("full", "lora")}, out / "alone.pt")
