@@ -5,6 +5,7 @@ One interpreter imports everything, then forks: `python scoring_ranks.py DIRECTO
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tiny_pairs import random_conflicts, random_rows
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from realigner import ranks
 from realigner.errors import ModelError
 from realigner.impact import slopes as module
 from realigner.impact.direction import target_gradient
@@ -55,7 +57,7 @@ def shard(model: Any) -> Any:
     return fully_shard(model)
 
 
-def score(mode: str, sharded: bool, group: Any) -> dict[str, Any]:
+def score(mode: str, sharded: bool) -> dict[str, Any]:
     """Return everything that scoring gives, and which rows this process scored."""
     torch.manual_seed(0)
     model = shard(model_of(mode)) if sharded else model_of(mode)
@@ -69,19 +71,19 @@ def score(mode: str, sharded: bool, group: Any) -> dict[str, Any]:
         return plain(rows, **how)
 
     with Float64Throughout():
-        direction = target_gradient(model, GOLD, beta=0.3, group=group)
+        direction = target_gradient(model, GOLD, beta=0.3)
         found["norm"] = norm(direction)
         for method in ("exact", "difference", "backward"):
-            slopes = slopes_along(model, direction, method=method, step=1e-3, group=group)
+            slopes = slopes_along(model, direction, method=method, step=1e-3)
             module.pack = noting  # type: ignore[assignment]
             packed.clear()
             found[method] = slopes(ROWS, max_tokens=30)
             module.pack = plain
             found[f"{method} rows"] = [row.ids for row in packed]
-        few = slopes_along(model, direction, group=group)
+        few = slopes_along(model, direction)
         found["one row"] = few(ROWS[:1])
         settings = ImpactSettings(score="cosine", normalize="none")
-        weights, facts = weigh(model, GOLD, CONFLICTS, [], settings, LossSettings(), seed=0, group=group)
+        weights, facts = weigh(model, GOLD, CONFLICTS, [], settings, LossSettings(), seed=0)
         found["weights"] = torch.from_numpy(weights.scores.values)
         found["scoring"] = (facts["scoring"]["method"], facts["scoring"]["layout"], weights.scores.ids)
     if sharded:
@@ -89,7 +91,7 @@ def score(mode: str, sharded: bool, group: Any) -> dict[str, Any]:
         found["shards"] = (len(held), len(few.unit), sum(v.to_local().numel() for v in held))
         found["all"] = sum(v.numel() for v in few.unit.values())
         try:
-            weigh(model, GOLD, [], [], ImpactSettings(preconditioner="cg"), LossSettings(), seed=0, group=group)
+            weigh(model, GOLD, [], [], ImpactSettings(preconditioner="cg"), LossSettings(), seed=0)
         except ModelError as error:
             found["refusal"] = str(error)
     same = [torch.equal(_local(a), _local(b)) for a, b in zip(model.parameters(), before, strict=True)]
@@ -102,14 +104,13 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def process(rank: int, size: int, directory: Path) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{directory}/meet-{size}", rank=rank, world_size=size
-    )
-    group = torch.distributed.group.WORLD
-    found = {(mode, sharded): score(mode, sharded, group) for n, mode, sharded in CASES if n == size}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
+    meet = f"file://{directory}/meet-{size}"
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=size)
+    with ranks.together():
+        found = {(mode, sharded): score(mode, sharded) for n, mode, sharded in CASES if n == size}
     torch.save(found, directory / f"{size}-{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    ranks.leave()
 
 
 if __name__ == "__main__":
@@ -117,4 +118,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for count in sorted({n for n, _, _ in CASES}):
         mp.start_processes(process, (count, out), nprocs=count, start_method="fork")
-    torch.save({mode: score(mode, False, None) for mode in ("full", "lora")}, out / "alone.pt")
+    torch.save({mode: score(mode, False) for mode in ("full", "lora")}, out / "alone.pt")

@@ -70,6 +70,22 @@ def together() -> Iterator[None]:
         _together = before
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Let every process do all of a block's work by itself, inside one in which work is dealt out."""
+    global _together
+    before, _together = _together, False
+    try:
+        yield
+    finally:
+        _together = before
+
+
+def shares() -> int:
+    """Return over how many processes work is dealt out here."""
+    return world() if _together else 1
+
+
 def share(items: Sequence[T]) -> Sequence[T]:
     """Return this process's part of what all of them have: every n-th, or everything where nothing is dealt out."""
     return items[rank() :: world()] if _together else items

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from realigner.impact.ranks import Group, add_up, deal, is_sharded
+from realigner import ranks
+from realigner.impact.sharded import is_sharded
 from realigner.impact.vectors import Vector, accumulate, device, gradients, norm, trainable, zeros
 from realigner.losses import dpo_loss
 from realigner.model.attention import dual, packing, unpack
@@ -21,9 +22,7 @@ from realigner.model.rows import Row, collate
 from realigner.progress import SILENT, Progress
 
 
-def target_gradient(
-    model: Any, gold: Sequence[tuple[Row, Row]], *, beta: float, progress: Progress = SILENT, group: Group = None
-) -> Vector:
+def target_gradient(model: Any, gold: Sequence[tuple[Row, Row]], *, beta: float, progress: Progress = SILENT) -> Vector:
     """Return g_J = ∇θ of the mean preference loss on the gold batch, at θ_ref (Algorithm 2 of TRACE), in fp32 or wider.
 
     Args:
@@ -31,18 +30,18 @@ def target_gradient(
         gold: (preferred, dispreferred) rows.
         beta: DPO's β. At θ_ref it only scales the vector: both normalisations of the weights cancel it.
         progress: where to show how far it is.
-        group: processes that share the pairs; each gets the whole gradient, or its shard of it.
     """
     total = zeros(model)
-    share = deal(gold, None if is_sharded(model) else group, in_step=False)
-    with evaluating(model), progress.task("gold gradient", len(share)) as advance:
-        for (preferred, dispreferred), _ in share:
+    # Backward passes of a sharded model add up over processes: all take all pairs.
+    mine = gold if is_sharded(model) else ranks.share(gold)
+    with evaluating(model), progress.task("gold gradient", len(mine)) as advance:
+        for preferred, dispreferred in mine:
             logps = row_logps(model, collate([preferred, dispreferred]).to(device(model)))
             ratios = logps - logps.detach()  # r(y) at θ_ref: zero, with the gradient of log p
             loss = dpo_loss(ratios[0] - ratios[1], beta) / len(gold)
             accumulate(total, gradients(loss, model))
             advance(1)
-    return total if is_sharded(model) else {name: add_up(value, group) for name, value in total.items()}
+    return total if is_sharded(model) else {name: ranks.add_up(value) for name, value in total.items()}
 
 
 def logit_tangents(model: Any, batch: PackedBatch, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -60,18 +59,16 @@ def _dual_logits(model: Any, batch: PackedBatch, direction: Mapping[str, Tensor]
     return scored_logits(lambda **inputs: torch.func.functional_call(model, duals, (), inputs), batch)
 
 
-def gradient_norms(
-    model: Any, combinations: Sequence[Sequence[tuple[float, Row]]], group: Group = None
-) -> Float[Tensor, " pairs"]:
+def gradient_norms(model: Any, combinations: Sequence[Sequence[tuple[float, Row]]]) -> Float[Tensor, " pairs"]:
     """Return ‖Σ c ∇ log p(y)‖ of each combination of rows, by one backward pass each: for the cosine option only."""
     norms = torch.zeros(len(combinations), dtype=torch.float64)
-    group = None if is_sharded(model) else group
+    sharded, places = is_sharded(model), range(len(combinations))
     with evaluating(model):
-        for i, _ in deal(range(len(combinations)), group, in_step=False):
+        for i in places if sharded else ranks.share(places):
             terms = combinations[i]
             batch = collate([row for _, row in terms]).to(device(model))
             logps = row_logps(model, batch)
             coefficients = torch.tensor([c for c, _ in terms], dtype=logps.dtype, device=logps.device)
             gradient = gradients((coefficients * logps).sum(), model)
             norms[i] = norm(gradient)
-    return add_up(norms, group)
+    return norms if sharded else ranks.add_up(norms)

@@ -11,7 +11,7 @@ from realigner.errors import GoldError, ModelError
 from realigner.impact.curvature import precondition
 from realigner.impact.direction import target_gradient
 from realigner.impact.gold import GoldBatch, GoldPair, draw_gold
-from realigner.impact.ranks import Group, is_sharded
+from realigner.impact.sharded import is_sharded
 from realigner.impact.slopes import choose
 from realigner.impact.vectors import norm, trainable
 from realigner.impact.weights import Weights, normalise, score_conflicts, uniform
@@ -58,9 +58,11 @@ def weigh(
     seed: int,
     total: int | None = None,
     progress: Progress = SILENT,
-    group: Group = None,
 ) -> tuple[Weights, dict[str, Any]]:
     """Return the weights of the conflicts and facts about the direction they were measured along.
+
+    Inside `ranks.together` every process calls with the same arguments and gets the same weights. Their models are
+    equal, or one model that `fully_shard` has spread over them.
 
     Args:
         model: at its reference state, with the parameters that will be trained requiring gradients.
@@ -72,8 +74,6 @@ def weigh(
         seed: of the diagonal's draws.
         total: number of conflicts, if known.
         progress: where to show how far it is.
-        group: processes that share the work; each calls with the same arguments and gets the same weights. Their
-            models are equal, or one model that `fully_shard` has spread over them.
 
     Raises:
         ModelError: the model has no trainable parameters, or cannot be scored as `impact.method` asks.
@@ -86,7 +86,7 @@ def weigh(
             "impact is measured in the parameters that training will change",
             "Set requires_grad on them, or attach an adapter",
         )
-    gradient = target_gradient(model, gold, beta=loss.beta, progress=progress, group=group)
+    gradient = target_gradient(model, gold, beta=loss.beta, progress=progress)
     gradient_norm = norm(gradient)
     if gradient_norm == 0.0:
         raise GoldError(
@@ -109,7 +109,7 @@ def weigh(
             "curvature needs an exact forward-mode derivative of everything the model does",
             "Use impact.preconditioner: identity or diagonal",
         ) from error
-    chosen = choose(model, direction, [row for pair in gold[:PROBE] for row in pair], impact.method, group)
+    chosen = choose(model, direction, [row for pair in gold[:PROBE] for row in pair], impact.method)
     scores = score_conflicts(chosen.slopes, conflicts, impact, loss, total=total, progress=progress)
     weights = normalise(scores, impact)
     weights.warnings.extend(chosen.warnings)
@@ -127,7 +127,6 @@ def impact_weights(
     gold: GoldBatch | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
-    group: Group = None,
 ) -> tuple[Weights, GoldBatch]:
     """Weigh triaged pairs by alignment impact: w_i = ⟨P g_J, g_i⟩, clamped and normalised (stage 3 of TRACE).
 
@@ -141,7 +140,6 @@ def impact_weights(
         gold: use this gold batch instead of drawing one.
         seed: of the draw.
         progress: where to show how far it is.
-        group: processes of `torch.distributed` that share the work, each calling with the same arguments.
 
     Returns:
         The weights (`.rows()` gives one record a conflict) and the gold batch, whose `held_out` ids must be kept
@@ -168,7 +166,6 @@ def impact_weights(
         loss,
         seed=seed,
         progress=progress,
-        group=group,
     )
     return weights, gold
 

@@ -23,8 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from realigner import ranks
 from realigner.errors import ModelError
-from realigner.impact.ranks import Group, add_up, deal, exchanged, is_sharded, size_of, whole
+from realigner.impact.sharded import dealt, exchanged, is_sharded, whole
 from realigner.impact.vectors import Vector, device, dot, gradients, norm, trainable
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import attending, dual, packing, unpack
@@ -52,7 +53,8 @@ where `backward` itself is off by several percent."""
 class Slopes:
     """A direction, and the way in which derivatives along it are computed; call it on rows.
 
-    The result is float64 on the CPU, one number a row, independent of what else is scored, of order and packing.
+    The result is float64 on the CPU, one number a row, independent of what else is scored, of order and packing. Inside
+    `ranks.together` all processes call with the same rows, each scores whole packs of its own, and all get all results.
     """
 
     model: Any = field(repr=False)
@@ -67,8 +69,6 @@ class Slopes:
     """Whether the head works in tiles, so that no logits exist beyond one."""
     step: float = 0.0
     """h of the difference along the unit direction."""
-    group: Group = None
-    """Processes that share the rows; each calls with the same ones and gets all results."""
 
     def __call__(self, rows: Sequence[Row], *, max_tokens: int | None = None) -> Float[Tensor, " rows"]:
         """Return s(y) of each row; equal rows are computed once."""
@@ -88,7 +88,7 @@ class Slopes:
                     found = _row_sums(self._token_slopes(batch, call), batch)
                 if counts:
                     result[indices] = found
-        return add_up(result, self.group)
+        return ranks.add_up(result)
 
     def _token_slopes(self, batch: Batch, call: Call) -> Float[Tensor, " tokens"]:
         if not self.tiled:
@@ -105,7 +105,7 @@ class Slopes:
 
     def _difference(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         higher, lower = (self._shifted_logps(rows, sign * self.step, max_tokens) for sign in (1.0, -1.0))
-        return add_up((higher - lower) / (2.0 * self.step), self.group)
+        return ranks.add_up((higher - lower) / (2.0 * self.step))
 
     @torch.no_grad()
     def _shifted_logps(self, rows: Sequence[Row], step: float, max_tokens: int) -> Float[Tensor, " rows"]:
@@ -132,22 +132,22 @@ class Slopes:
 
     def _backward(self, rows: Sequence[Row], max_tokens: int) -> Tensor:  # noqa: ARG002 - one row at a time
         # Backward passes of a sharded model add up over processes: all take the same rows.
-        group = None if is_sharded(self.model) else self.group
+        sharded = is_sharded(self.model)
         result = torch.zeros(len(rows), dtype=torch.float64)
-        for i, _ in deal(range(len(rows)), group, in_step=False):
+        for i in range(len(rows)) if sharded else ranks.share(range(len(rows))):
             logp = row_logps(self.model, collate([rows[i]]).to(device(self.model))).sum()
             result[i] = dot(self.unit, gradients(logp, self.model))
-        return add_up(result, group)
+        return result if sharded else ranks.add_up(result)
 
     def _limit(self, rows: Sequence[Row], max_tokens: int | None) -> int:
         """Return the tokens of a batch: no more than leaves every process something to do."""
         limit = max_tokens or PACK_TOKENS.get(device(self.model).type, PACK_TOKENS["cpu"])
-        return limit if self.group is None else min(limit, -(-total_tokens(rows) // size_of(self.group)))
+        return min(limit, -(-total_tokens(rows) // ranks.shares())) if ranks.shares() > 1 else limit
 
     def _batches(self, rows: Sequence[Row], max_tokens: int) -> Iterator[tuple[list[int], Batch, bool]]:
         """Yield this process's batches as indices of rows, rows laid out, and whether the result counts."""
         packs = bins(rows, max_tokens) if self.packed else list(batches_by_length(rows, max_tokens))
-        for indices, counts in deal(packs, self.group, in_step=is_sharded(self.model)):
+        for indices, counts in dealt(packs, self.model):
             chosen = [rows[i] for i in indices]
             yield indices, (pack(chosen) if self.packed else collate(chosen)).to(device(self.model)), counts
 
@@ -263,11 +263,8 @@ def choose(
     direction: Mapping[str, Tensor],
     probe: Sequence[Row],
     method: Literal["auto", "exact", "difference"],
-    group: Group = None,
 ) -> Chosen:
-    """Return the first way that works for a model, measured on `probe`; it scores on all processes of the group.
-
-    Every process tries all of the probe, so that all of them come to the same end.
+    """Return the first way that works for a model, measured on `probe`: by every process, so that all agree.
 
     `auto`: exact on packed rows, exact on padded rows, the difference on either, then backward. `exact` and
     `difference` stay with their kind.
@@ -283,7 +280,8 @@ def choose(
             "a difference of log-probabilities is lost in the rounding of half precision",
             "Use impact.method: exact, or model.dtype: float32",
         )
-    truth = replace(base, method="backward")(probe)
+    with ranks.apart():
+        truth = replace(base, method="backward")(probe)
     names: list[Method] = ["exact", "difference"] if method == "auto" else [method]
     refused: list[str] = []
     for name in names:
@@ -293,18 +291,18 @@ def choose(
         for packed in (True, False):
             label = f"{name} on {'packed' if packed else 'padded'} rows"
             try:
-                found = _measured(replace(base, method=name, packed=packed), probe, truth)
+                with ranks.apart():
+                    found = _measured(replace(base, method=name, packed=packed), probe, truth)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, TypeError, ValueError, IndexError) as error:  # what models say of what they cannot do
                 refused.append(f"{label}: {str(error).strip().splitlines()[0][:160]}")
                 continue
             if found.relative_error <= (TOLERANCE if wide else HALF_TOLERANCE):
-                return _said(replace(found, slopes=_agreed(found.slopes, group), refused=tuple(refused)))
+                return _said(replace(found, slopes=_agreed(found.slopes), refused=tuple(refused)))
             refused.append(f"{label}: relative error {found.relative_error:.2g}")
     if method == "auto":
-        slowest = replace(base, method="backward", group=group)
-        return _said(Chosen(slowest, 0.0, len(probe), refused=tuple(refused)))
+        return _said(Chosen(replace(base, method="backward"), 0.0, len(probe), refused=tuple(refused)))
     raise ModelError(
         f"impact.method = {method} for a {model.config.model_type} model ({'; '.join(refused)})",
         "it does not give the derivatives that a gradient per response gives",
@@ -312,10 +310,10 @@ def choose(
     )
 
 
-def _agreed(slopes: Slopes, group: Group) -> Slopes:
-    """Return the slopes for all processes, with one step, whatever rounding did to it in each."""
-    step = add_up(torch.tensor(slopes.step, dtype=torch.float64), group) / size_of(group)
-    return replace(slopes, step=float(step), group=group)
+def _agreed(slopes: Slopes) -> Slopes:
+    """Return the slopes with one step for all processes, whatever rounding did to it in each."""
+    step = ranks.add_up(torch.tensor([slopes.step], dtype=torch.float64)) / ranks.shares()
+    return replace(slopes, step=float(step))
 
 
 def _measured(slopes: Slopes, probe: Sequence[Row], truth: Tensor) -> Chosen:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from realigner import ranks
 from realigner.errors import WeightsError
 from realigner.impact.direction import gradient_norms
-from realigner.impact.ranks import size_of
 from realigner.impact.slopes import Slopes
 from realigner.losses.pairwise import CONFLICT_LOSSES, PairRatios, pair_losses
 from realigner.model.encoded import RESPONSES, responses_read, row_of
@@ -72,18 +72,14 @@ def score_conflicts(
     tokens: list[int] = []
     stream = iter(conflicts)
     with progress.task("impact scores", total) as advance:
-        while chunk := list(islice(stream, _CHUNK * size_of(slopes.group))):
+        while chunk := list(islice(stream, _CHUNK * ranks.shares())):
             terms = [
                 [(c, row_of(example, name)) for name, c in by_direction[Direction(example["direction"])].items()]
                 for example in chunk
             ]
             rows = [row for pair in terms for _, row in pair]
             found = iter(slopes(rows).tolist())
-            norms = (
-                gradient_norms(slopes.model, terms, slopes.group).tolist()
-                if impact.score == "cosine"
-                else [1.0] * len(chunk)
-            )
+            norms = gradient_norms(slopes.model, terms).tolist() if impact.score == "cosine" else [1.0] * len(chunk)
             for example, pair, own_norm in zip(chunk, terms, norms, strict=True):
                 lengths = [row.response_tokens if impact.score == "per_token" else 1 for _, row in pair]
                 score = sum(c * next(found) / n for (c, _), n in zip(pair, lengths, strict=True))

@@ -12,10 +12,11 @@ import pytest
 import torch
 from scoring_ranks import CASES, GOLD, ROWS
 
-from realigner.impact.ranks import deal
+from realigner import ranks
+from realigner.impact import sharded
 
 TESTS = Path(__file__).resolve().parents[2]
-cases = pytest.mark.parametrize(("count", "mode", "sharded"), CASES)
+cases = pytest.mark.parametrize(("count", "mode", "spread"), CASES)
 
 
 @pytest.fixture(scope="module")
@@ -47,39 +48,39 @@ def relative(found: Any, expected: Any) -> float:
 @cases
 @pytest.mark.parametrize("what", ["norm", "exact", "difference", "backward", "one row", "weights"])
 def test_scores_do_not_depend_on_the_number_of_processes(
-    runs: dict[Any, Any], count: int, mode: str, sharded: bool, what: str
+    runs: dict[Any, Any], count: int, mode: str, spread: bool, what: str
 ) -> None:
     alone = runs[0][mode][what]
-    for found in (run[mode, sharded][what] for run in runs[count]):
+    for found in (run[mode, spread][what] for run in runs[count]):
         assert relative(found, alone) < (1e-9 if what == "difference" else 1e-12)
-        assert torch.equal(torch.as_tensor(found), torch.as_tensor(runs[count][0][mode, sharded][what]))
+        assert torch.equal(torch.as_tensor(found), torch.as_tensor(runs[count][0][mode, spread][what]))
 
 
 @cases
-def test_every_row_is_scored_by_exactly_one_process(runs: dict[Any, Any], count: int, mode: str, sharded: bool) -> None:
+def test_every_row_is_scored_by_exactly_one_process(runs: dict[Any, Any], count: int, mode: str, spread: bool) -> None:
     """But for forwards in step, where a pack may be run once more and not counted."""
-    scored = [run[mode, sharded]["exact rows"] for run in runs[count]]
+    scored = [run[mode, spread]["exact rows"] for run in runs[count]]
     every = [row for rows in scored for row in rows]
     assert set(every) == {row.ids for row in ROWS}
     assert all(scored)
-    if not sharded:
+    if not spread:
         assert len(every) == len(set(every))
 
 
 @cases
 def test_weights_come_in_the_order_of_the_data_whatever_process_scored_them(
-    runs: dict[Any, Any], count: int, mode: str, sharded: bool
+    runs: dict[Any, Any], count: int, mode: str, spread: bool
 ) -> None:
     expected = ("exact", "packed", [f"pair-{i}" for i in range(7)])
-    assert all(run[mode, sharded]["scoring"] == expected for run in runs[count])
+    assert all(run[mode, spread]["scoring"] == expected for run in runs[count])
 
 
 @cases
-def test_parameters_are_left_as_they_were(runs: dict[Any, Any], count: int, mode: str, sharded: bool) -> None:
-    assert all(run[mode, sharded]["unchanged"] for run in runs[count])
+def test_parameters_are_left_as_they_were(runs: dict[Any, Any], count: int, mode: str, spread: bool) -> None:
+    assert all(run[mode, spread]["unchanged"] for run in runs[count])
 
 
-@pytest.mark.parametrize(("count", "mode"), [(n, mode) for n, mode, sharded in CASES if sharded])
+@pytest.mark.parametrize(("count", "mode"), [(n, mode) for n, mode, spread in CASES if spread])
 def test_the_direction_is_spread_over_processes_with_the_parameters(
     runs: dict[Any, Any], count: int, mode: str
 ) -> None:
@@ -91,7 +92,7 @@ def test_the_direction_is_spread_over_processes_with_the_parameters(
     assert sum(run["shards"][2] for run in found) == found[0]["all"]
 
 
-@pytest.mark.parametrize(("count", "mode"), [(n, mode) for n, mode, sharded in CASES if sharded])
+@pytest.mark.parametrize(("count", "mode"), [(n, mode) for n, mode, spread in CASES if spread])
 def test_curvature_of_a_sharded_model_is_refused(runs: dict[Any, Any], count: int, mode: str) -> None:
     for run in runs[count]:
         assert run[mode, True]["refusal"].startswith("impact.preconditioner = cg for a sharded model: curvature is not")
@@ -99,18 +100,21 @@ def test_curvature_of_a_sharded_model_is_refused(runs: dict[Any, Any], count: in
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("in_step", [False, True])
-def test_items_are_dealt_out_once_and_in_step_where_that_is_asked(
+def test_items_are_dealt_out_once_and_in_step_where_forwards_are_work_in_common(
     size: int, in_step: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda _: size)
+    monkeypatch.setattr(sharded, "is_sharded", lambda _: in_step)
+    monkeypatch.setenv("WORLD_SIZE", str(size))
     hands = []
     for rank in range(size):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda _, rank=rank: rank)
-        hands.append(deal("abcdefg", "group", in_step=in_step))
+        monkeypatch.setenv("RANK", str(rank))
+        with ranks.together():
+            hands.append(sharded.dealt("abcdefg", torch.nn.Module()))
+        with ranks.together(), ranks.apart():
+            assert sharded.dealt("ab", torch.nn.Module()) == [("a", True), ("b", True)]
     assert sorted(item for hand in hands for item, counts in hand if counts) == list("abcdefg")
     lengths = {len(hand) for hand in hands}
     assert max(lengths) - min(lengths) <= (0 if in_step else 1)
-    assert deal("abc", None, in_step=True) == [("a", True), ("b", True), ("c", True)]
 
 
 def test_the_gold_pairs_can_be_shared_unevenly() -> None:

@@ -1,9 +1,7 @@
-"""Scoring on several processes, and with parameters that are sharded over them (PyTorch's `fully_shard`).
+"""Scoring with parameters that are spread over processes by PyTorch's `fully_shard`.
 
-Every process calls with the same arguments. Rows are dealt out in whole packs, each is scored by exactly one process,
-and the results are added up, so that all processes hold all of them in the order of the rows. With sharded parameters
-a forward pass is work in common: every process runs equally many, and a module's part of the direction is gathered
-for as long as its parameters are.
+A forward pass is then work in common: every process runs equally many, and a module's part of the direction, which
+is spread as the parameters are, is gathered for as long as they are.
 """
 
 from __future__ import annotations
@@ -15,39 +13,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from realigner import ranks
+
 Item = TypeVar("Item")
-Group = Any
-"""A process group of torch.distributed; None: this process alone."""
 
 
-def size_of(group: Group) -> int:
-    """Return the number of processes."""
-    return 1 if group is None else int(torch.distributed.get_world_size(group))
+def dealt(items: Sequence[Item], model: torch.nn.Module) -> list[tuple[Item, bool]]:
+    """Return this process's share of the work, and whether each result counts.
 
-
-def deal(items: Sequence[Item], group: Group, *, in_step: bool) -> list[tuple[Item, bool]]:
-    """Return this process's share, and whether each result counts.
-
-    Args:
-        items: the same in every process; every one counts in exactly one of them.
-        group: who shares them.
-        in_step: whether all must do equally many; who has fewer repeats one that does not count.
+    Every item counts in exactly one process. Where the model is sharded, all do equally many: who has fewer repeats
+    the first one, not counted.
     """
-    size = size_of(group)
-    own = 0 if group is None else int(torch.distributed.get_rank(group))
-    mine = [(item, True) for item in items[own::size]]
-    missing = -(-len(items) // size) - len(mine)
-    return mine + [(items[0], False)] * (missing if in_step else 0)
-
-
-def add_up(values: Tensor, group: Group) -> Tensor:
-    """Return the sum of a tensor over all processes, where it was."""
-    if group is None:
-        return values
-    backend = torch.distributed.get_backend(group)
-    moved = values.cuda() if backend == "nccl" else values.clone()
-    torch.distributed.all_reduce(moved, group=group)
-    return moved.to(values.device)
+    mine = [(item, True) for item in ranks.share(items)]
+    missing = -(-len(items) // ranks.shares()) - len(mine) if is_sharded(model) else 0
+    return mine + [(items[0], False)] * missing
 
 
 def sharded_modules(model: torch.nn.Module) -> list[Any]:
