@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from realigner import atomic
+from realigner.chain.previous import chain_of, load_previous
 from realigner.data import DataTally, read_pairs, split_of
 from realigner.discover.use import OldPolicy
 from realigner.errors import GateNotMet, GoldError, ModelError, RealignerError, RunDirError
@@ -167,6 +168,12 @@ def _check_policy(recipe: Recipe, findings: _Findings) -> Policy:
     if recipe.evaluate.oracle is not None:
         with findings.about("oracle"):
             findings.ok("oracle", f"evaluation: {build_oracle(recipe.evaluate.oracle, policy).identity}")
+    if recipe.previous is not None:
+        with findings.about("previous"):
+            before = load_previous(recipe)
+            links = [] if before is None else chain_of(before)
+            names = ", ".join(f"{link['policy']['id']} {link['policy']['version']}" for link in links)
+            findings.ok("previous", f"follows {len(links)} runs: {names}")
     return policy
 
 

@@ -18,6 +18,7 @@ from realigner.recipe import LossSettings, OldPolicySettings, OracleSettings, Re
 
 def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
     """Return what decides triage.parquet."""
+    from realigner.chain.previous import previous_identity
     from realigner.data import data_fingerprint
 
     return {
@@ -28,6 +29,7 @@ def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
         # Only where it is given, so that the keys of runs without it stay as they are.
         **({"human": _content(recipe.human.path, "human.path")} if recipe.human else {}),
         **({"old_policy": _old_policy(recipe.old_policy)} if recipe.old_policy else {}),
+        **previous_identity(recipe),
     }
 
 

@@ -394,6 +394,9 @@ class Recipe(Section):
     data: DataSettings
     policy: PolicySettings
     oracle: OracleSettings = OracleSettings()
+    previous: OptionalFilePath = None
+    """The run whose policy this one replaces: the report then says what the new policy moved, and whether rules of
+    earlier policies that are still in force hold, see oracles.md."""
     corrections: CorrectionSettings | None = None
     human: HumanSettings | None = None
     old_policy: OldPolicySettings | None = None

@@ -103,6 +103,7 @@ def test_migrate_prints_tables_and_leaves_a_recipe_to_go_on_with(migrating: Path
     assert "Alignment debt: " in said.out
     (directory,) = (migrating / "run").glob("migrate-*")
     recipe = Recipe.load(directory / "recipe.yaml")
+    assert recipe.previous == str(migrating / "run")
     assert recipe.policy.path == str(migrating / "new.yaml")
     assert recipe.model.path == str(migrating / "run" / "model")
     assert recipe.output == str(migrating / "kind-new")

@@ -136,6 +136,7 @@ def next_recipe(stored: StoredRun, settings: Recipe, policy: str | Path, new: Po
     content = settings.model_dump()
     base = Path.cwd()
     content["policy"]["path"] = str(policy)
+    content["previous"] = str(stored.directory.resolve())
     folder = stored.directory.resolve().parent
     names = (f"{new.id}-{new.version}".replace("/", "-"), f"{new.id}-{new.hash}")
     content["output"] = str(next((folder / name for name in names if not (folder / name).exists()), folder / names[-1]))

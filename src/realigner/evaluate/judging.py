@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from realigner.atomic import write_text
-from realigner.evaluate.agreement import SIDES, agreement
+from realigner.evaluate.agreement import SIDES, Answered, agreement
 from realigner.evaluate.answers import answered_in, judgement_of, judgement_rows
 from realigner.oracle import Oracle, ask, open_oracle
 from realigner.oracle.build import asked_facts, judged_by
@@ -34,9 +34,18 @@ class Judged:
 
     def agreement(self, seed: int) -> dict[str, Any]:
         """Return policy agreement before and after; see `realigner.evaluate.agreement`."""
+        return agreement(self.by_side, self.answered, seed)
+
+    @property
+    def by_side(self) -> dict[str, list[Verdict]]:
+        """The verdicts on the answers of each side, in the same order of prompts."""
         pairs = list(zip(self.rows, self.verdicts, strict=True))
-        by_side = {side: [verdict for row, verdict in pairs if row["model"] == side] for side in SIDES}
-        return agreement(by_side, answered_in([row for row in self.rows if row["model"] == SIDES[0]]), seed)
+        return {side: [verdict for row, verdict in pairs if row["model"] == side] for side in SIDES}
+
+    @property
+    def answered(self) -> list[Answered]:
+        """What the answers of a side are of, in that order."""
+        return list(answered_in([row for row in self.rows if row["model"] == SIDES[0]]))
 
 
 def judge_answers(run: Run) -> Judged:

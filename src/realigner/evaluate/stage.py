@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from realigner import ranks
+from realigner.chain.previous import PREVIOUS, stored_chain
+from realigner.chain.regressions import regression_warnings, regressions
 from realigner.evaluate.agreement import SIDES
 from realigner.evaluate.answers import RESPONSES, answer, question_of
 from realigner.evaluate.draw import draw_prompts
-from realigner.evaluate.judging import judge_answers, policy_facts, write_summary
+from realigner.evaluate.judging import Judged, judge_answers, policy_facts, write_summary
 from realigner.evaluate.retained import Retained, compare_on_rows
 from realigner.model.encoded import encode_triaged, row_of
 from realigner.model.export import trained_settings
@@ -56,6 +58,8 @@ def run_evaluate(run: Run) -> dict[str, Any]:
         warnings.append("Triage judged with mistakes put in on purpose (oracle.noise): a study of robustness.")
     if recipe.loss.alpha_kl == 0 and recipe.loss.kl_budget is None:
         warnings.append("Trained without a KL anchor (loss.alpha_kl is 0): nothing held retained behaviour in place.")
+    earlier = earlier_policies(run, judged)
+    warnings += regression_warnings(earlier)
     summary = {
         "schema": 1,
         "counts": triage["outcomes"],
@@ -66,11 +70,19 @@ def run_evaluate(run: Run) -> dict[str, Any]:
         "seconds": {name: record["seconds"] for name, record in run.stages.items() if "seconds" in record},
         "oracle": {"training": triage["oracle"], "evaluation": judged.oracle, "same": same},
         "policy": policy_facts(judged.policy),
+        "earlier_policies": earlier,
         "warnings": warnings,
     }
     write_summary(run, summary)
     pairs = 0 if retained is None else len(retained.tokens)
     return {"responses": len(judged.rows), "retained_pairs": pairs, "text": cut, **judged.asked}
+
+
+def earlier_policies(run: Run, judged: Judged) -> dict[str, Any] | None:
+    """Return whether rules of earlier policies still hold; None for a run that follows none."""
+    chain = stored_chain(run.path(PREVIOUS)) if run.recipe.previous is not None else []
+    prompts = [item.prompt for item in judged.answered]
+    return regressions(chain, judged.policy, judged.by_side, prompts, run.recipe.seed) if chain else None
 
 
 def _retained(run: Run) -> tuple[Retained | None, dict[str, int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from realigner.report.audit import read_audits
+from realigner.report.chain import read_chain
 from realigner.report.curves import read_curves
 from realigner.report.evidence import read_agreement_table, read_change_table, read_utility
 from realigner.report.flow import read_flow
@@ -33,6 +34,7 @@ SECTIONS = (
     ("verdict", "Verdict"),
     ("flow", "Where the pairs went"),
     ("policy", "The policy"),
+    ("chain", "From policy to policy"),
     ("audit", "Oracle audit"),
     ("agreement", "Agreement with the policy"),
     ("utility", "Utility"),
@@ -60,7 +62,8 @@ def render_report(run_dir: Path, *, samples: int = 12, title: str | None = None)
     run = RunFiles(Path(run_dir))
     template = _environment().get_template("report.html.j2")
     content = _content(run, min(samples, MOST_SAMPLES), title)
-    return str(template.render(sections=SECTIONS, labels=LABELS, **content))
+    shown = [section for section in SECTIONS if section[0] != "chain" or content["chain"] is not None]
+    return str(template.render(sections=shown, labels=LABELS, **content))
 
 
 def _content(run: RunFiles, samples: int, title: str | None) -> dict[str, Any]:
@@ -80,6 +83,7 @@ def _content(run: RunFiles, samples: int, title: str | None) -> dict[str, Any]:
         "flow": part(read_flow, run),
         "policy": policy,
         "old_policy": part(read_old_policy, run),
+        "chain": read_chain(run),
         "audits": read_audits(run),
         "agreement": part(read_agreement_table, run),
         "changes": part(read_change_table, run),

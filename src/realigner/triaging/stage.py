@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from realigner.chain.previous import write_previous
 from realigner.corrections.leakage import lines as leakage_lines
 from realigner.corrections.stage import ACCEPTED, CANDIDATES, LEAKAGE, correcting
 from realigner.data import DataTally, read_pairs
@@ -46,6 +47,7 @@ def run_triage(run: Run) -> dict[str, Any]:
         judged = judged_by(oracle)
         done = _triage(run, policy, oracle) if judged is None else _triage_asking(run, policy, oracle, judged)
         asked = asked_facts(oracle)
+    write_previous(run, policy, judges_of(oracle))
     for line in (*found_lines(done.found), *done.lines):
         run.progress.say(line)
     if done.found.corrections_unknown:

@@ -177,7 +177,7 @@ def test_the_summary_has_the_promised_keys(finished: StoredRun) -> None:
     found = summary(finished)
     assert list(found) == [
         *("schema", "counts", "agreement", "kl", "perplexity", "retained_tokens"),
-        *("seconds", "oracle", "policy", "warnings"),
+        *("seconds", "oracle", "policy", "earlier_policies", "warnings"),
     ]
     assert found["counts"] == finished.facts("triage")["outcomes"]
     assert list(found["agreement"]) == ["before", "after", "change", "by_rule", "by_outcome", "by_topic", "undecided"]

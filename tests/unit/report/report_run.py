@@ -92,10 +92,17 @@ def write_run(
     _write_metrics(directory, rng)
     rows = _write_responses(directory, rng, before, after, prompts, text)
     _write_summary(directory, rows, same_judge, text)
-    recipe = {"output": "runs/clinic", "seed": 7, "model": {"path": "models/clinic-1b"}, "oracle": {"kind": "rules"}}
+    recipe = {
+        "previous": "runs/clinic-1",
+        "output": "runs/clinic",
+        "seed": 7,
+        "model": {"path": "models/clinic-1b"},
+        "oracle": {"kind": "rules"},
+    }
     recipe["note"] = text[:60_000]  # PyYAML reads some megabytes a minute
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     _write_manifest(directory, text)
+    _write_previous(directory, text)
     _write_audit(directory, text)
     return directory
 
@@ -288,9 +295,37 @@ def _write_summary(directory: Path, rows: list[dict[str, Any]], same_judge: bool
             "hash": "9f2c71aa04b3e5d8",
             "rules": RULES,
         },
+        "earlier_policies": earlier_policies(text),
         "warnings": [f"evaluate: 3 responses reached max_new_tokens {text}"],
     }
     (directory / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+def earlier_policies(text: str) -> dict[str, Any]:
+    figures = {"before": wilson(90, 100), "after": wilson(70, 100), "change": {"value": -0.2}}
+    policy = {"id": "clinic", "version": f"1.0{text}", "title": "Clinic", "hash": "0"}
+    rule = {"rule": f"no-diagnosis{text}", "since": ["clinic 1.0"], **figures, "p_holm": 0.001, "regressed": True}
+    return {
+        "rules": [rule],
+        "policies": [{"run": "r", "policy": policy, "surviving": ["a"], "edited": [], "dropped": [text], **figures}],
+        "method": f"exact McNemar {text}",
+    }
+
+
+def _write_previous(directory: Path, text: str) -> None:
+    matrix = {before: {after: 2 * (before != after) for after in OUTCOMES} for before in OUTCOMES}
+    move = {"from": f"NEUTRAL{text}", "to": "PUNISH", "pairs": 3}
+    rule = {"rule": f"no-diagnosis{text}", "was": f"x{text}", "status": "edited", "changed": 3, "moves": [move]}
+    content = {
+        "format": 1,
+        "chain": [{"run": "r", "policy": {"id": f"clinic{text}", "version": "1.0", "rules": []}}],
+        "other_judges": [f"llm{text}"],
+        "moves": {
+            "pairs": 1184, "changed": 40, "debt": {"pairs": 24, "new_conflicts": 8, "turned": 4, "released": 12},
+            "matrix": matrix, "rules": [rule], "only_old": 1, "only_new": 2,
+        },
+    }  # fmt: skip
+    (directory / "previous.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _write_manifest(directory: Path, text: str) -> None:

@@ -28,6 +28,7 @@ FILES = (
     "responses.parquet",
     "judgements.parquet",
     "summary.json",
+    "previous.json",
 )
 MARKUP = "<script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></pre></svg>"
 HOSTILE = f"{MARKUP}\u202e\u2066\x00\x1b[31m\ufeff\U000e0041"
@@ -68,6 +69,7 @@ def test_a_missing_file_is_said_to_be_not_measured_and_breaks_nothing(copy: Path
         "metrics.jsonl": "Not measured : the run directory has no metrics.jsonl.",
         "responses.parquet": "Not measured : the run directory has no responses.parquet.",
         "judgements.parquet": "Not measured : the run directory has no judgements.parquet.",
+        "previous.json": "Not measured : the run directory has no previous.json.",
         "summary.json": "Not measured: nothing is known yet about how the model's behaviour changed.",
     }[name]
     assert expected in found.words
