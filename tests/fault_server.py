@@ -221,6 +221,7 @@ REPLIES = {
     "nochoices": lambda text: {"id": "x", "choices": []},
     "wrongschema": lambda text: completion('{"rule_1": {"verdict": "yes"}}'),
     "prose": lambda text: completion("I think that it is fine."),
+    "renamed": lambda text: {**completion(text), "model": "served-2"},
     "wrapped": lambda text: completion(f"Here it is:\n```json\n{text}\n```"),
     "refusal": lambda text: completion(None, refusal="I cannot help with that"),
     "empty": lambda text: completion(""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from realigner.oracle.judge import Fact, JudgeCosts, RuleAnswer, RuleQuestion
 from realigner.policy import Rule
 from realigner.policy.prompt import PROMPT_VERSION, judge_messages, new_nonce
 from realigner.records import Judgement, Label, Message, RuleVerdict, text_hash
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Raise it when a reply begins to be asked for or read differently."""
@@ -80,6 +83,7 @@ class HttpJudge:
         self._pins = pins
         self._probe: Probe | None = None
         self._identity: str | None = None
+        self._noticed: set[str] = set()
 
     @property
     def identity(self) -> str:
@@ -177,6 +181,7 @@ class HttpJudge:
             return _next_turn(under_way[place], questions[place].rules, completion, mode)
 
         for place, completion in self.client.complete(requests(), again=again):
+            self._notice(completion.model)
             yield place, _answer(under_way.pop(place), questions[place].rules, completion, mode)
 
     def request(self, question: RuleQuestion) -> dict[str, Any]:
@@ -198,6 +203,18 @@ class HttpJudge:
     @property
     def _pin_key(self) -> tuple[str, ...]:
         return self.client.endpoint.url, self.client.model.model
+
+    def _notice(self, served: str) -> None:
+        """Warn, once a name, where the server says that another model answers than the one that was found."""
+        found = "" if self._probe is None else self._probe.model
+        if served in (found, "") or not found or served in self._noticed:
+            return
+        self._noticed.add(served)
+        logger.warning(
+            "the judge at %s calls itself %s now, and called itself %s when it was found: verdicts of two models may "
+            "be stored as one judge's; name a fixed version in model",
+            *(self.client.endpoint.place, served, found),
+        )
 
     def _first_turn(self, rules: Sequence[Rule], question: Judgement, mode: Mode) -> ChatRequest:
         return ChatRequest(judge_messages(rules, question, new_nonce()), response_format(mode, rules))

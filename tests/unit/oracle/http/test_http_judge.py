@@ -109,6 +109,17 @@ def test_an_item_that_the_server_does_not_take_is_invalid_and_the_others_are_jud
     assert [answer.keep for answer in found].count(False) == 1
 
 
+def test_another_model_behind_the_same_name_is_pointed_out_once(
+    judge: MakeJudge, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = judge("ok,renamed*")
+    assert all(answer.keep for answer in answers(asked, 3))
+    assert caplog.text == ""
+    answers(asked, 3, 3)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "calls itself served-2 now, and called itself served-1 when it was found" in caplog.text
+
+
 # -- modes
 
 
