@@ -24,6 +24,8 @@ class Key:
     """Responses that were asked for."""
     verdicts: str
     """Digest of all verdicts: the sample says nothing of any others."""
+    output: str
+    """Hash of the file that held them: the same file needs no reading to be known again."""
     oracle: str
     policy: str
     """`id version hash`."""
@@ -48,6 +50,7 @@ def write_key(key: Key, path: Path) -> None:
         "n": key.n,
         "seed": sample.seed,
         "verdicts": key.verdicts,
+        "output": key.output,
         "oracle": key.oracle,
         "policy": key.policy,
         "answers_per_prompt": key.answers_per_prompt,
@@ -111,13 +114,14 @@ def _key_of(content: dict[str, Any]) -> Key:
         rules=tuple(content["rules"]),
     )
     return Key(
-        content["subject"],
-        content["n"],
-        content["verdicts"],
-        content["oracle"],
-        content["policy"],
-        content["answers_per_prompt"],
-        sample,
+        subject=content["subject"],
+        n=content["n"],
+        verdicts=content["verdicts"],
+        output=content["output"],
+        oracle=content["oracle"],
+        policy=content["policy"],
+        answers_per_prompt=content["answers_per_prompt"],
+        sample=sample,
     )
 
 

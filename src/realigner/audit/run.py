@@ -26,6 +26,7 @@ from realigner.errors import AuditError
 from realigner.manifest import finite, now
 from realigner.policy import Policy
 from realigner.policy.wording import auditor_wording
+from realigner.progress import SILENT, Progress
 from realigner.records import prompt_key
 from realigner.runs import StoredRun, load_run
 
@@ -39,7 +40,13 @@ class Drawn:
 
 
 def sample_run(
-    directory: str | Path, *, subject: Subject = "triage", n: int = DEFAULT_N, seed: int = 0, out: Path | None = None
+    directory: str | Path,
+    *,
+    subject: Subject = "triage",
+    n: int = DEFAULT_N,
+    seed: int = 0,
+    out: Path | None = None,
+    progress: Progress = SILENT,
 ) -> Drawn:
     """Draw an audit of a run's verdicts; write its key into the run, and sheets for people. Overwrites nothing.
 
@@ -49,6 +56,7 @@ def sample_run(
         n: responses to draw.
         seed: of the draw.
         out: where the sheets go: `OUT.jsonl`, `OUT.csv` and `OUT.policy.txt`. Default: in `RUN/audit/`.
+        progress: says how far it is.
 
     Raises:
         RunDirError: the stage that is audited has not been finished.
@@ -56,14 +64,23 @@ def sample_run(
     """
     run = load_run(directory)
     run.require(STAGE_OF[subject])
-    units = units_in(run, subject)
+    units = units_in(run, subject, progress)
     policy = Policy.load(run.recipe.policy.path, allow_code=run.recipe.policy.allow_code)
     _refuse_other_policy(run, subject, policy)
     sample = draw(
         units, n, seed, "model" if subject == "evaluation" else "side", rules=[rule.id for rule in policy.rules]
     )
     per_prompt = _answers_per_prompt(units()) if subject == "evaluation" else 0
-    key = Key(subject, n, digest(units()), _oracle(run, subject), _name(policy), per_prompt, sample)
+    key = Key(
+        subject=subject,
+        n=n,
+        verdicts=digest(units()),
+        output=output_hash(run, subject),
+        oracle=_oracle(run, subject),
+        policy=_name(policy),
+        answers_per_prompt=per_prompt,
+        sample=sample,
+    )
     folder = run.path(FOLDER)
     folder.mkdir(exist_ok=True)
     stem = folder / f"{subject}-{key.id}" if out is None else _stem(out)
@@ -75,13 +92,16 @@ def sample_run(
     return Drawn(key, (*sheets, wording))
 
 
-def score_run(directory: str | Path, sheets: Sequence[Path], *, partial: bool = False) -> tuple[Key, AuditScore]:
+def score_run(
+    directory: str | Path, sheets: Sequence[Path], *, partial: bool = False, progress: Progress = SILENT
+) -> tuple[Key, AuditScore]:
     """Score filled-in sheets; write the figures to `audit.json`, and every answer to `audit/…rows.parquet`.
 
     Args:
         directory: the run.
         sheets: of one audit, of one or more people.
         partial: score what was answered where some questions have no answer at all.
+        progress: says how far it is.
 
     Raises:
         AuditError: the sheets do not belong to the run's audit, were changed, contradict themselves, or lack answers.
@@ -89,12 +109,14 @@ def score_run(directory: str | Path, sheets: Sequence[Path], *, partial: bool = 
     run = load_run(directory)
     key = _key_for(run, sheets)
     answers = [answer for sheet in sheets for answer in read_sheet(sheet, key.id, key.sample.questions)]
-    return key, score_answers(run, key, answers, partial=partial)
+    return key, score_answers(run, key, answers, partial=partial, progress=progress)
 
 
-def score_answers(run: StoredRun, key: Key, answers: Sequence[Answer], *, partial: bool = False) -> AuditScore:
+def score_answers(
+    run: StoredRun, key: Key, answers: Sequence[Answer], *, partial: bool = False, progress: Progress = SILENT
+) -> AuditScore:
     """Score answers however they were collected, and store figures and rows; see `score_run`."""
-    refuse_other_verdicts(run, key)
+    refuse_other_verdicts(run, key, progress)
     if not answers:
         raise AuditError("no sheet holds an answer", "figures rest on answers", "Fill in the column label")
     found = score(key.sample, answers, beyond=key.answers_per_prompt)
@@ -123,14 +145,16 @@ def score_answers(run: StoredRun, key: Key, answers: Sequence[Answer], *, partia
     return found
 
 
-def refuse_other_verdicts(run: StoredRun, key: Key) -> None:
+def refuse_other_verdicts(run: StoredRun, key: Key, progress: Progress = SILENT) -> None:
     """Refuse to score an audit of verdicts that the run does not hold any more.
 
     Raises:
         AuditError: with what to run.
     """
     run.require(STAGE_OF[key.subject])
-    if digest(units_in(run, key.subject)()) != key.verdicts:
+    if output_hash(run, key.subject) == key.output:
+        return
+    if digest(units_in(run, key.subject, progress)()) != key.verdicts:
         raise AuditError(
             f"run {run.directory}: its verdicts changed since the audit {key.id} was drawn",
             "an audit speaks of the verdicts that it was drawn from",

@@ -10,19 +10,31 @@ from typing import Any
 
 from realigner.audit.records import Subject, Unit
 from realigner.audit.sample import units_of
+from realigner.progress import SILENT, Progress
 from realigner.records import Label, Message, RuleVerdict, Verdict
 from realigner.runs import StoredRun
 from realigner.triaging import read_triage
 
 STAGE_OF: dict[Subject, str] = {"triage": "triage", "evaluation": "evaluate"}
+STEP = 1000
+"""Pairs between two reports of progress."""
 FILE_OF: dict[Subject, str] = {"triage": "triage.parquet", "evaluation": "judgements.parquet"}
 
 
-def units_in(run: StoredRun, subject: Subject) -> Callable[[], Iterable[Unit]]:
-    """Return a function that streams every response that was judged."""
-    if subject == "evaluation":
-        return lambda: answer_units(run.path("responses.parquet"), run.path("judgements.parquet"))
-    return lambda: (unit for row in read_triage(run.path("triage.parquet")) for unit in units_of(row))
+def units_in(run: StoredRun, subject: Subject, progress: Progress = SILENT) -> Callable[[], Iterable[Unit]]:
+    """Return a function that streams every response that was judged, and says how far it is."""
+
+    def units() -> Iterator[Unit]:
+        if subject == "evaluation":
+            yield from answer_units(run.path("responses.parquet"), run.path("judgements.parquet"))
+            return
+        with progress.task("reading verdicts", run.facts("triage").get("pairs")) as advance:
+            for number, row in enumerate(read_triage(run.path("triage.parquet")), start=1):
+                yield from units_of(row)
+                if number % STEP == 0:
+                    advance(STEP)
+
+    return units
 
 
 def answer_units(responses: Path, judgements: Path) -> Iterator[Unit]:

@@ -43,7 +43,7 @@ def sample(
     with Voice(quiet, as_json, debug) as voice:
         from realigner.audit.run import sample_run
 
-        drawn = sample_run(directory, subject=of, n=n, seed=seed, out=out)
+        drawn = sample_run(directory, subject=of, n=n, seed=seed, out=out, progress=voice.progress)
         voice.answer(_drawn_facts(drawn), lambda out: write_lines(out, *_drawn_lines(drawn, directory)))
     return voice.code
 
@@ -63,7 +63,7 @@ def score(
     with Voice(quiet, as_json, debug) as voice:
         from realigner.audit.run import score_run
 
-        key, found = score_run(directory, sheets, partial=partial)
+        key, found = score_run(directory, sheets, partial=partial, progress=voice.progress)
         facts = {"run": str(directory), "audit": key.id, "of": key.subject, **found.as_dict()}
         voice.answer(facts, lambda out: write_lines(out, *_score_lines(key, found, directory)))
     return voice.code

@@ -129,11 +129,13 @@ def samples(directory: Path, limit: int = SAMPLES) -> list[dict[str, str]]:
     path = directory / "responses.parquet"
     if not path.is_file():
         return []
-    columns = ["prompt_id", "outcome", "model", "prompt", "response"]
     before: dict[str, dict[str, Any]] = {}
     changed: list[dict[str, str]] = []
     with pq.ParquetFile(path) as file:
+        wanted = ("prompt_id", "outcome", "model", "sample", "prompt", "response")
+        columns = [name for name in wanted if name in file.schema_arrow.names]
         rows = [row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist()]
+    rows = [row for row in rows if not row.get("sample")]  # the first of several answers to a prompt
     for row in rows:
         if row["model"] == "before":
             before[row["prompt_id"]] = row

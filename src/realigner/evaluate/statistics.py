@@ -128,14 +128,23 @@ def clustered_change(
     number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
     if len(number) == len(before):
         return paired_change(before, after, seed)
-    from scipy.stats import permutation_test
-
     groups = np.array([number[name] for name in clusters])
     sizes = np.bincount(groups)
     differences = np.array(after, dtype=float) - np.array(before, dtype=float)
     sums = np.bincount(groups, weights=differences)
     change = ratio_interval(sums, sizes, seed)
     assert change is not None
+    gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    p = _sign_flip_p(sums, seed)
+    return {**change, "gained": gained, "lost": lost, "p": p, "p_method": "sign flips of prompts", "mcnemar_p": None}
+
+
+def _sign_flip_p(sums: Any, seed: int) -> float:
+    """Return how often flips of the signs give a sum at least this far from 0; 1 where there is nothing to flip."""
+    from scipy.stats import permutation_test
+
+    if len(sums) < 2 or not np.any(sums):
+        return 1.0
     found = permutation_test(
         (sums,),
         lambda x, axis=-1: x.sum(axis=axis),
@@ -145,9 +154,7 @@ def clustered_change(
         batch=max(1, _INDICES // len(sums)),
         rng=np.random.default_rng(seed),
     )
-    gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
-    p = float(found.pvalue) if np.any(sums) else 1.0
-    return {**change, "gained": gained, "lost": lost, "p": p, "p_method": "sign flips of prompts", "mcnemar_p": None}
+    return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

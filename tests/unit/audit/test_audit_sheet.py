@@ -162,7 +162,7 @@ def test_rows_without_a_label_are_no_answers(tmp_path: Path) -> None:
 
 def test_a_key_is_read_back_as_it_was_written_and_not_if_it_was_altered(tmp_path: Path) -> None:
     sample = draw_sample(world(300), 60, seed=3)
-    key = Key("triage", 60, "d1", "rules", "kind 1 abc", 0, sample)
+    key = Key("triage", 60, "d1", "sha256:1", "rules", "kind 1 abc", 0, sample)
     path = tmp_path / "key.json"
     write_key(key, path)
     assert read_key(path) == key

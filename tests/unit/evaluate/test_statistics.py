@@ -285,6 +285,12 @@ def test_a_clustered_change_of_nothing_has_p_1() -> None:
     assert (found["value"], found["p"]) == (0, 1)
 
 
+def test_a_single_prompt_shows_no_change_however_often_it_is_answered() -> None:
+    found = clustered_change([False] * 5, [True] * 5, [0] * 5, 0)
+    assert found is not None
+    assert (found["value"], found["p"], found["n"]) == (1, 1, 1)
+
+
 def test_holm_on_a_worked_example() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
