@@ -12,7 +12,7 @@ from realigner.atomic import write_text
 from realigner.discover.bias import Bias
 from realigner.discover.candidate import Candidate
 from realigner.discover.pointwise import EVIDENCE, policy_yaml
-from realigner.discover.validate import FLOOR, RuleFigures
+from realigner.discover.validate import FLOOR, LEAST_KEPT, RuleFigures
 from realigner.evaluate.statistics import Interval
 from realigner.policy import Policy
 
@@ -77,6 +77,8 @@ class Discovery:
     """Share of held-out preferences that the content rules give back."""
     with_form: Interval | None
     """The same with the rules of form."""
+    preferred_kept: Interval | None
+    """Share of preferred held-out responses that keep the policy, each judged alone."""
     baselines: dict[str, Interval | None]
     counts: dict[str, int]
     """Pairs on the three sides: propose, validate, held_out; and candidates."""
@@ -87,8 +89,10 @@ class Discovery:
 
     @property
     def recovered(self) -> bool:
-        """Whether the lower end of the interval of the held-out reconstruction reaches the floor."""
-        return self.policy is not None and self.reconstruction is not None and self.reconstruction["low"] >= FLOOR
+        """Whether both floors are reached, each by the lower end of an interval on the held-out side."""
+        if self.policy is None or self.reconstruction is None or self.preferred_kept is None:
+            return False
+        return self.reconstruction["low"] >= FLOOR and self.preferred_kept["low"] >= LEAST_KEPT
 
     @property
     def verdict(self) -> str:
@@ -98,6 +102,12 @@ class Discovery:
         said = f"{_interval(self.reconstruction)} of the held-out preferences"
         if self.recovered:
             return f"RECOVERED: the rules give back {said}"
+        if self.reconstruction["low"] >= FLOOR:
+            return (
+                f"ABSTAINS: the rules give back {said}, but judging one response alone they find only "
+                f"{_interval(self.preferred_kept)} of the preferred ones right; below {LEAST_KEPT:.0%} this is not "
+                "the old policy"
+            )
         return f"ABSTAINS: the rules give back only {said}; below {FLOOR:.0%} this is not the old policy"
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,6 +117,8 @@ class Discovery:
             "recovered": self.recovered,
             "verdict": self.verdict,
             "floor": FLOOR,
+            "least_kept": LEAST_KEPT,
+            "preferred_kept": self.preferred_kept,
             "proposer": self.proposer,
             "seed": self.seed,
             "counts": self.counts,

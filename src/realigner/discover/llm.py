@@ -31,7 +31,7 @@ from realigner.discover.llm_text import (
     vote_format,
     vote_messages,
 )
-from realigner.discover.pointwise import vote_of
+from realigner.discover.pointwise import Labels
 from realigner.errors import LimitReached, OracleError
 from realigner.oracle.http.judge import HttpJudge
 from realigner.oracle.http.records import ChatRequest, Completion
@@ -203,13 +203,13 @@ class LlmVoter:
         unanimous = np.where((by_vote == by_vote[:, :, :1]).all(axis=2), by_vote[:, :, 0], 0)
         return list(unanimous.astype(np.int8))
 
-    def pointwise(self, candidate: Candidate, rule_id: str, pairs: Sequence[Pair]) -> Votes:
-        """Return the votes that judging each response alone by the rule's wording amounts to."""
+    def pointwise(self, candidate: Candidate, rule_id: str, pairs: Sequence[Pair]) -> Labels:
+        """Return what the rule's wording says of each response alone."""
         rule = candidate.rule(rule_id)
         texts = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
         questions = [RuleQuestion((rule,), Judgement(prompt, text)) for prompt, text in texts]
         labels = self._answers(self._single, questions, "Judging alone")
-        return np.array([vote_of(*both) for both in zip(labels[::2], labels[1::2], strict=True)], dtype=np.int8)
+        return list(zip(labels[::2], labels[1::2], strict=True))
 
     def _answers(self, judge: RuleJudge, questions: Sequence[RuleQuestion], label: str) -> list[Label]:
         labels = [Label.INVALID] * len(questions)

@@ -30,13 +30,20 @@ def rule_ids(candidates: Sequence[Candidate]) -> list[str]:
     return found
 
 
-def pointwise_votes(rule: Rule, pairs: Sequence[Pair]) -> Votes:
-    """Return the votes that follow when a rule's checks judge each response alone."""
-    votes = []
-    for pair in pairs:
-        chosen, rejected = (rule.judge(pair.prompt, text).label for text in (pair.chosen, pair.rejected))
-        votes.append(vote_of(chosen, rejected))
-    return np.array(votes, dtype=np.int8)
+Labels = list[tuple[Label, Label]]
+"""What one rule says of the preferred and of the other response of each pair, judging each alone."""
+
+
+def pointwise_labels(rule: Rule, pairs: Sequence[Pair]) -> Labels:
+    """Return what a rule's checks say of each response alone."""
+    return [
+        (rule.judge(pair.prompt, pair.chosen).label, rule.judge(pair.prompt, pair.rejected).label) for pair in pairs
+    ]
+
+
+def pointwise_votes(labels: Labels) -> Votes:
+    """Return the votes that verdicts on single responses amount to."""
+    return np.array([vote_of(*both) for both in labels], dtype=np.int8)
 
 
 def vote_of(chosen: Label, rejected: Label) -> int:

@@ -13,13 +13,13 @@ from realigner.discover.candidate import Candidate, Material, Votes, tally
 from realigner.discover.cluster import Embed, merge_by_votes, merge_by_wording
 from realigner.discover.discovery import Discovery, FoundRule, Lead, ids_where
 from realigner.discover.features import NAMED
-from realigner.discover.pointwise import pointwise_votes, policy_of, reproduced, rule_ids
+from realigner.discover.pointwise import Labels, pointwise_labels, pointwise_votes, policy_of, reproduced, rule_ids
 from realigner.discover.propose import propose
 from realigner.discover.select import Kept, margin, passes, select
-from realigner.discover.validate import best_direction, figures, reconstruction
+from realigner.discover.validate import best_direction, figures, reconstruction, share
 from realigner.errors import DataError
 from realigner.progress import SILENT, Progress
-from realigner.records import Pair, prompt_key, text_hash
+from realigner.records import Label, Pair, prompt_key, text_hash
 
 LEAST_PAIRS = 200
 """Pairs below which nothing is tried: a quarter of them is held out."""
@@ -47,8 +47,8 @@ class Voter(Protocol):
         """Return the votes of each candidate."""
         ...
 
-    def pointwise(self, candidate: Candidate, rule_id: str, pairs: Sequence[Pair]) -> Votes:
-        """Return the votes that judging each response alone amounts to."""
+    def pointwise(self, candidate: Candidate, rule_id: str, pairs: Sequence[Pair]) -> Labels:
+        """Return what the rule says of each response alone."""
         ...
 
 
@@ -183,6 +183,7 @@ def _conclude(
         return margin([weights[i] for i in chosen], [votes[side][i] for i in chosen], len(sides[side].pairs))
 
     ids = rule_ids(candidates)
+    alone = [_alone(candidate, rule_id, held, voter) for candidate, rule_id in zip(candidates, ids, strict=True)]
     rules = tuple(
         FoundRule(
             id=ids[place],
@@ -190,11 +191,11 @@ def _conclude(
             weight=item.weight,
             figures=figures(votes["held_out"][place], held.pairs, seed),
             with_length=item.with_length,
-            reproduced=_reproduced(item.candidate, ids[place], votes["held_out"][place], held, voter),
+            reproduced=None if labels is None else reproduced(votes["held_out"][place], pointwise_votes(labels)),
             supports=_evidence(votes, sides, place, 1),
             opposes=_evidence(votes, sides, place, -1),
         )
-        for place, item in enumerate(kept)
+        for place, (item, labels) in enumerate(zip(kept, alone, strict=True))
     )
     explained = {side: margins(side, content) for side in sides}
     unseen = ("validate", "held_out")
@@ -212,6 +213,7 @@ def _conclude(
         biases=tuple(biases),
         reconstruction=reconstruction(explained["held_out"], held.pairs, seed) if content else None,
         with_form=reconstruction(margins("held_out", range(len(kept))), held.pairs, seed) if kept else None,
+        preferred_kept=_preferred_kept([alone[i] for i in content], held, seed) if content else None,
         baselines=_baselines(sides, seed),
         counts={
             **{side: len(found.pairs) for side, found in sides.items()},
@@ -260,13 +262,21 @@ def _evidence(votes: dict[str, list[Votes]], sides: dict[str, _Side], place: int
     )
 
 
-def _reproduced(candidate: Candidate, rule_id: str, votes: Votes, side: _Side, voter: Voter | None) -> float | None:
+def _alone(candidate: Candidate, rule_id: str, side: _Side, voter: Voter | None) -> Labels | None:
+    """Return what a rule says of each response alone; None for length, which compares."""
     if candidate.by_wording:
         assert voter is not None  # it proposed it
-        return reproduced(votes, voter.pointwise(candidate, rule_id, side.pairs))
-    if not candidate.demand:
-        return None
-    return reproduced(votes, pointwise_votes(candidate.rule(rule_id), side.pairs))
+        return voter.pointwise(candidate, rule_id, side.pairs)
+    return pointwise_labels(candidate.rule(rule_id), side.pairs) if candidate.demand else None
+
+
+def _preferred_kept(alone: Sequence[Labels | None], side: _Side, seed: int) -> Any:
+    """Return the share of the preferred responses that keep every rule, each response judged alone."""
+    kept = np.ones(len(side.pairs), dtype=bool)
+    for labels in alone:
+        if labels is not None:
+            kept &= np.array([chosen is Label.COMPLIANT for chosen, _ in labels], dtype=bool)
+    return share(kept, side.pairs, seed)
 
 
 def _baselines(sides: dict[str, _Side], seed: int) -> dict[str, Any]:

@@ -17,6 +17,10 @@ FLOOR = 0.70
 """The lower end of the 95 % interval of held-out reconstruction by content rules must reach this; below it, what was
 found is not presented as the old policy. A coin has 0.5."""
 
+LEAST_KEPT = 0.50
+"""The same end for the share of preferred held-out responses that keep the policy, each judged alone: what condemns
+most of what was preferred is not the policy by which it was preferred."""
+
 
 @dataclass(frozen=True)
 class RuleFigures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -17,6 +18,7 @@ from realigner.discover.run import side_of
 from realigner.discover.select import length_alone, margin, passes, right, select, weight_of
 from realigner.discover.validate import by_prompt, figures
 from realigner.errors import DataError
+from realigner.evaluate.statistics import Interval
 from realigner.policy import Policy
 
 
@@ -58,6 +60,16 @@ def test_at_forty_per_cent_noise_it_abstains_and_writes_no_policy(tmp_path: Path
     assert found.verdict.startswith("ABSTAINS")
     assert [path.name for path in found.write(tmp_path / "r.yaml")] == ["r.json"]
     assert not (tmp_path / "r.yaml").exists()
+
+
+def test_rules_that_condemn_most_of_what_was_preferred_are_not_the_policy() -> None:
+    found = discover(refusing_pairs(400))
+    assert found.recovered
+    assert found.preferred_kept is not None
+    kept: Interval = {**found.preferred_kept, "value": 0.52, "low": 0.49}
+    condemning = replace(found, preferred_kept=kept)
+    assert not condemning.recovered
+    assert "judging one response alone they find only 52.0%" in condemning.verdict
 
 
 def test_a_coin_teaches_nothing() -> None:

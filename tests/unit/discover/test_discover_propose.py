@@ -12,7 +12,7 @@ from realigner.discover.candidate import Candidate, Material
 from realigner.discover.cluster import merge_by_votes, merge_by_wording, tf_idf
 from realigner.discover.features import NAMED, phrase, phrases_of
 from realigner.discover.logodds import log_odds
-from realigner.discover.pointwise import pointwise_votes
+from realigner.discover.pointwise import pointwise_labels, pointwise_votes
 from realigner.discover.propose import PromptWords, propose, telling_phrases, triggers
 from realigner.policy.text_checks import WordsCheck
 from realigner.records import Judgement, user_prompt
@@ -83,7 +83,7 @@ def test_votes_are_those_of_the_policys_own_checks_on_each_response_alone() -> N
     seen = set()
     for candidate in propose(Material(refusing_pairs(400))):
         if candidate.demand:
-            slow = pointwise_votes(candidate.rule("r"), pairs)
+            slow = pointwise_votes(pointwise_labels(candidate.rule("r"), pairs))
             assert material.votes(candidate).tolist() == slow.tolist(), candidate.text
             condemned = [candidate.rule("r").judge(p.prompt, p.chosen).label == "non_compliant" for p in pairs]
             assert material.condemned(candidate, slow).tolist() == condemned
