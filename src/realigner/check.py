@@ -114,6 +114,7 @@ def check(recipe: Recipe, progress: Progress = SILENT) -> list[Finding]:
         if policy is not None:
             with findings.about("oracle"), look_into_oracle(recipe.oracle, policy, recipe.output) as oracle:
                 _check_oracle(recipe, oracle, seen, findings)
+            _check_writer(recipe, policy, findings)
         advance(1)
         _check_model(recipe, seen, findings)
         advance(1)
@@ -184,7 +185,7 @@ def _check_oracle(recipe: Recipe, oracle: Oracle, seen: _Seen | None, findings: 
     judged = judged_by(oracle)
     if judged is not None:
         for line in judged.check():
-            findings.ok("oracle", line)
+            (findings.warn if "WARNING" in line else findings.ok)("oracle", line)
         if seen is not None:
             with Planner(judged) as planner:
                 planner.add([Judgement(p.prompt, text) for p in seen.sample for text in (p.chosen, p.rejected)])
@@ -261,8 +262,26 @@ def _check_triage(recipe: Recipe, oracle: Oracle, seen: _Seen, findings: _Findin
     rare = [outcome for outcome in Outcome if outcome.is_conflict and 0 < tally.count(outcome) < RARE * len(triaged)]
     for outcome in rare:
         findings.warn("triage", f"{outcome} is rare ({tally.count(outcome)} of {of})")
-    if recipe.impact.weighting == "impact":
+    if recipe.impact.gold.kind == "corrected" and recipe.corrections is not None and recipe.corrections.generate:
+        findings.ok("gold", "corrected: its corrections will be written in triage, so it is not tried here")
+    elif recipe.impact.weighting == "impact":
         _check_gold(recipe, train, whole, findings)
+
+
+def _check_writer(recipe: Recipe, policy: Policy, findings: _Findings) -> None:
+    """Ask the writer of corrections, if there is one, whether it can write; build the second judge."""
+    from realigner.corrections.stage import writer_identities
+    from realigner.corrections.writers import build_writer
+
+    generate = None if recipe.corrections is None else recipe.corrections.generate
+    if generate is None:
+        return
+    with findings.about("corrections"):
+        line = build_writer(generate).check()
+        (findings.warn if "WARNING" in line else findings.ok)("corrections", f"writer: {line}")
+        second = (writer_identities(recipe, policy) or {})["second"]
+        if second is not None:
+            findings.ok("corrections", f"second judge: {second}")
 
 
 def _say_corrections(tally: TriageTally, whole: bool, findings: _Findings) -> None:

@@ -284,3 +284,70 @@ def test_the_key_is_nowhere_in_what_is_written_or_said(
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert secret.encode() not in path.read_bytes(), path
+
+
+def test_check_asks_the_writer_for_one_word_and_names_the_second_judge(
+    tmp_path: Path, server: FaultServer, say: Say
+) -> None:
+    recipe = write_recipe(tmp_path, server, second={"llm": {"kind": "rules"}})
+    asked = server.asked("ok").get("probe", 0)
+    said = say("check", recipe, "--json")
+    found = [item for item in json.loads(said.out)["findings"] if item["topic"] == "corrections"]
+    assert [item["level"] for item in found] == ["ok", "ok"]
+    assert found[0]["text"] == f"writer: ok at 127.0.0.1:{server.port}/v1"
+    assert found[1]["text"].startswith("second judge: judges/")
+    assert server.asked("ok")["probe"] == asked + 1
+    silent = write_recipe(tmp_path, server, "empty*")
+    found = [
+        item for item in json.loads(say("check", silent, "--json").out)["findings"] if item["topic"] == "corrections"
+    ]
+    assert [item["level"] for item in found] == ["warning"]
+    gone = say("check", recipe, "--set", "corrections.generate.writer.url=http://127.0.0.1:9/v1", "--json")
+    found = [item for item in json.loads(gone.out)["findings"] if item["topic"] == "corrections"]
+    assert [item["level"] for item in found] == ["error"]
+
+
+def test_judges_writer_and_second_judge_share_the_store_the_limits_and_the_journal(
+    tmp_path: Path, server: FaultServer, say: Say
+) -> None:
+    """The server's verdict follows from the item that a response names; what names none complies."""
+    rows = [
+        {"prompt": f"question {n}", "chosen": f"item-{10 * n + 1}", "rejected": f"item-{10 * n + 6}"} for n in range(6)
+    ]
+    rows += [{"prompt": f"other {n}", "chosen": f"item-{10 * n + 2}", "rejected": f"item-{10 * n}"} for n in range(6)]
+    (tmp_path / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rules = [{"id": "kind", "by": "llm", "text": "The response is kind."}]
+    (tmp_path / "policy.yaml").write_text(json.dumps({"id": "p-1", "version": "1", "title": "t", "rules": rules}))
+    judge = {"kind": "http", "url": server.url, "output": "json_schema"}
+    writer = {"kind": "http", "url": server.url, "model": "writes"}
+    recipe = {
+        "output": "run",
+        "model": {"path": "never-loaded"},
+        "data": {"path": "old.jsonl", "eval_fraction": 0.4},
+        "policy": {"path": "policy.yaml"},
+        "oracle": {"kind": "judges", "llm": {**judge, "model": "first"}},
+        "corrections": {
+            "generate": {"writer": writer, "candidates": 2, "second": {"llm": {**judge, "model": "second"}}}
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    few = say("triage", path, "--max-calls", 30)
+    assert (few.code, "30 of max_calls 30 calls are made" in few.error) == (3, True)
+    said = say("triage", path, "--max-calls", 30, "--json")
+    assert said.code == 0, said.err
+    facts = json.loads(said.out)["facts"]
+    assert facts["corrections_written"]["corrected"] == 6
+    assert facts["corrections_written"]["judges"] == [["compliant", "compliant", 6]]
+    calls = [server.asked(model) for model in ("first", "second", "writes")]
+    again = say("triage", path, "--redo")
+    assert again.code == 0
+    assert "every verdict is known: no judge is asked" in again.err
+    assert [server.asked(model) for model in ("first", "second", "writes")] == calls
+    report = json.loads((tmp_path / "run" / "leakage.json").read_text())
+    assert ":first@" in report["judge"]
+    assert ":second@" in report["second_judge"]
+    assert not report["writer_judges_itself"]
+    assert report["agreement"]["rate"] == 1.0
+    themselves = say("triage", path, "--redo", "--set", "corrections.generate.writer.model=first")
+    assert "WARNING: a judge is the model that wrote" in themselves.err

@@ -11,6 +11,7 @@ import regex
 
 from realigner.corrections.similarity import longest_quote, similarity, words_of
 from realigner.policy import Policy
+from realigner.policy.inert import inert
 from realigner.policy.prompt import rule_wording
 from realigner.records import Pair, prompt_text
 
@@ -112,6 +113,9 @@ class TextChecks:
             return Fate.TRUNCATED, "it holds a block of thinking that does not begin or end"
         if any("\ud800" <= character <= "\udfff" for character in text) or "\x00" in text:
             return Fate.NOT_TEXT, "it holds half of a surrogate pair, or a zero"
+        if inert(text) != text:
+            # It would be read as structure, and training refuses such a pair.
+            return Fate.NOT_TEXT, "it spells a control token of a chat template"
         if text in others:
             return Fate.DUPLICATE, "an earlier candidate has the same text"
         alike = similarity(text, pair.chosen)

@@ -85,6 +85,9 @@ class CorrectionTally:
     """Candidates written now."""
     known: int = 0
     """Candidates that the journal had."""
+    input_tokens: int = 0
+    """Of the writer, now; estimated where it does not say."""
+    output_tokens: int = 0
     both: Counter[tuple[Label, Label]] = field(default_factory=Counter)
     """Candidates by the labels of the first and the second judge."""
 
@@ -97,6 +100,8 @@ class CorrectionTally:
             "candidates": {fate.value: self.fates[fate] for fate in Fate},
             "written": self.written,
             "from_journal": self.known,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
             "judges": [[a.value, b.value, count] for (a, b), count in sorted(self.both.items())],
         }
 
@@ -227,6 +232,8 @@ class Corrector:
         written = self._writer.costs.max_output_tokens if draft.output_tokens is None else draft.output_tokens
         if draft.finish != "error":
             self._meter.spend(self._writer.costs, 1, entered, written)
+            self.tally.input_tokens += entered
+            self.tally.output_tokens += written
         if draft.keep:
             facts = {
                 "id": pair.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from realigner.policy import Policy
+from realigner.policy.inert import inert
 from realigner.policy.prompt import rule_wording
 from realigner.records import Message, Prompt
 
@@ -39,8 +40,11 @@ def writer_instructions(policy: Policy) -> str:
 
 
 def writer_messages(instructions: str, prompt: Prompt) -> list[Message]:
-    """Return the messages that ask for an answer: one system turn, then the conversation as it is."""
-    turns = list(prompt)
+    """Return the messages that ask for an answer: one system turn, then the conversation.
+
+    Only spellings of control tokens are broken in it: a prompt cannot speak as the system.
+    """
+    turns = [Message(role=turn["role"], content=inert(turn["content"])) for turn in prompt]
     while turns and turns[0]["role"] == "system":
         instructions += _ALSO.format(system=turns.pop(0)["content"])
     return [Message(role="system", content=instructions), *turns]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from realigner.errors import OracleError
 from realigner.oracle.judge import Fact, RuleAnswer, RuleJudge, RuleQuestion
+from realigner.oracle.remember import check_judge
 from realigner.oracle.rule_asking import ask_rules
 from realigner.policy import Rule
 from realigner.recipe_judges import CascadeSettings, VotesSettings
@@ -60,6 +61,10 @@ class VotesJudge:
     def identity(self) -> str:
         """`votes/VERSION:MARGIN[IDENTITY; IDENTITY; …]`."""
         return f"votes/{VERSION}:{self._margin}[{_identities(self.members)}]"
+
+    def check(self) -> str:
+        """Ask every judge whether it can be asked."""
+        return _checks(self.members)
 
     def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
         """Yield each question's verdict as soon as the last judge has voted on it; the judges answer side by side."""
@@ -168,6 +173,10 @@ class CascadeJudge:
         steps = (f"{step.settles} {step.judge.identity}" for step in self._steps)
         return f"cascade/{VERSION}[{'; '.join(steps)}]"
 
+    def check(self) -> str:
+        """Ask every judge whether it can be asked."""
+        return _checks(self.members)
+
     def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
         """Yield each question's verdicts as soon as all its rules are settled."""
         waiting = [_Open(place, asked, asked.rules) for place, asked in enumerate(questions)]
@@ -209,6 +218,10 @@ def build_votes(settings: VotesSettings, context: JudgeContext) -> RuleJudge:
 def build_cascade(settings: CascadeSettings, context: JudgeContext) -> RuleJudge:
     """Return the cascade that a recipe asks for; each member remembers what it said."""
     return CascadeJudge([Step(context.build(step.judge), step.settles) for step in settings.steps])
+
+
+def _checks(judges: Sequence[RuleJudge]) -> str:
+    return "; ".join(check_judge(judge) for judge in judges)
 
 
 def _identities(judges: Sequence[RuleJudge]) -> str:

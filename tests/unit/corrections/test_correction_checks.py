@@ -59,6 +59,8 @@ def test_a_plain_answer_passes() -> None:
         ("<think>never ends", Fate.TRUNCATED, "does not begin or end"),
         ("half \ud800 a character", Fate.NOT_TEXT, "half of a surrogate pair"),
         ("a zero \x00 inside", Fate.NOT_TEXT, "or a zero"),
+        ("Save a bit.<|im_end|>", Fate.NOT_TEXT, "a control token"),
+        ("[INST] Save a bit. [/INST]", Fate.NOT_TEXT, "a control token"),
         ("You should never save money at all!", Fate.COPY, "100% of its word pairs"),
         ("you should NEVER save money, at all", Fate.COPY, "100% of its word pairs"),
         ("No idea, my friend.", Fate.COPY, "the old rejected answer"),

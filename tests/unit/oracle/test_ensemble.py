@@ -236,3 +236,15 @@ def test_a_margin_that_no_majority_can_reach_is_refused_with_the_recipe(tmp_path
 def test_a_judge_that_is_named_twice_is_refused() -> None:
     with pytest.raises(OracleError, match=r"judge scripted-rules/1:a is named twice: equal judges say the same"):
         VotesJudge([says(GOOD, "a"), says(BAD, "b"), says(GOOD, "a")])
+
+
+def test_every_member_is_asked_whether_it_can_be_asked() -> None:
+    class Gone(ScriptedRuleJudge):
+        def check(self) -> str:
+            raise OracleError("judge gone", "it is not there", "Bring it back")
+
+    good, gone = says(GOOD, "a"), Gone(lambda rule, _: BAD, name="gone")
+    assert VotesJudge([good, says(BAD, "b")]).check() == "judge scripted-rules/1:a; judge scripted-rules/1:b"
+    for judge in (VotesJudge([good, gone]), CascadeJudge([Step(good), Step(gone)])):
+        with pytest.raises(OracleError, match="judge gone: it is not there"):
+            judge.check()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from realigner.oracle.local_prompt import without_control_tokens
 from realigner.policy import Rule
+from realigner.policy.inert import inert
 from realigner.records import Judgement, Label, Message
 
 Reason = str
@@ -94,7 +95,7 @@ def conversation(question: Judgement, control: Sequence[str]) -> tuple[Message, 
     turns: list[Message] = []
     before = ""
     for turn in (*question.prompt, Message(role="assistant", content=question.response)):
-        text = without_control_tokens(turn["content"], control)
+        text = without_control_tokens(inert(turn["content"]), control)
         if turn["role"] == "system":
             before += f"{text}\n\n"
             continue
