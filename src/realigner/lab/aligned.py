@@ -35,7 +35,7 @@ Preset = Literal["small", "full"]
 MODEL, BASE, FACTS = "model", "base", "lab.json"
 NEEDED_AGREEMENT = 0.95
 """With the old policy on held-out prompts; below it M_ref is not aligned."""
-NEEDED_WELL_FORMED = 0.98
+NEEDED_WELL_FORMED = 0.95
 """Share of answers that are sentences of the world."""
 
 
@@ -49,11 +49,11 @@ class LabSettings:
     """Prompts with an answer, for the base."""
     movable: float = 0.7
     """Share of them that get any answer, whatever the old policy says of it."""
-    steps: int = 1000
+    steps: int = 900
     batch: int = 32
     learning_rate: float = 6e-3
-    preferences: int = 3000
-    preference_steps: int = 90
+    preferences: int = 2000
+    preference_steps: int = 60
     preference_batch: int = 32
     preference_learning_rate: float = 1e-4
     beta: float = 0.1
@@ -69,7 +69,7 @@ PRESETS: dict[Preset, LabSettings] = {
         steps=2500,
         learning_rate=4e-3,
         preferences=4000,
-        preference_steps=120,
+        preference_steps=90,
         preference_learning_rate=1e-4,
     ),
 }

@@ -20,7 +20,7 @@ from realigner.recipe import GenerateSettings
 from realigner.records import user_prompt
 
 T = TypeVar("T")
-NEW_TOKENS = 64
+NEW_TOKENS = 96
 """More than any answer of this world needs."""
 
 

@@ -117,7 +117,7 @@ def recipe_of(shift: Shift, seed: int) -> dict[str, Any]:
         "corrections": {"path": "corrections.jsonl"},
         "impact": {"gold": {"kind": "corrected"}},
         "train": {"learning_rate": 4e-4, "micro_batch": 32, "warmup_steps": 5},
-        "generate": {"max_new_tokens": 64, "batch_size": 100},
+        "generate": {"max_new_tokens": 96, "batch_size": 100},
         "report": {"title": f"Lab: {shift.title}"},
     }
 
