@@ -212,11 +212,11 @@ def _save(path: Path, model: Any, tokenizer: Any) -> None:
 
 
 def _measure(model: Any, encoder: Any, asked: Sequence[tuple[Ask, str]]) -> dict[str, float]:
-    from realigner.lab.measure import answer_prompts, mean_entropy, share
+    from realigner.lab.measure import LAB_TOKENS, answer_prompts, mean_entropy, share
     from realigner.lab.parse import parse_answer
 
     model.eval()
-    texts = answer_prompts(model, encoder, [prompt for _, prompt in asked])
+    texts = answer_prompts(model, encoder, [prompt for _, prompt in asked], new_tokens=LAB_TOKENS)
     rows = [
         encode_texts(encoder, prompt, text)[0] for (_, prompt), text in zip(asked, texts, strict=True) if text.strip()
     ]

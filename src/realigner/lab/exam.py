@@ -13,7 +13,7 @@ import numpy as np
 from realigner.evaluate.retained import compare_on_rows
 from realigner.lab import phrases
 from realigner.lab.aligned import encode_texts
-from realigner.lab.measure import NEW_TOKENS, mean_entropy
+from realigner.lab.measure import LAB_TOKENS, mean_entropy
 from realigner.lab.parse import answer_to, parse_answer
 from realigner.lab.phrases import ZERO_TOLERANCE, Attack, Topic
 from realigner.lab.shifts import (
@@ -104,7 +104,7 @@ def take(exam: Exam, model: Any, reference: Any, encoder: Any, system: str | Non
 
 def answers(model: Any, encoder: Any, prompts: Sequence[str], system: str | None = None) -> list[str]:
     """Return greedy answers, in order."""
-    settings = GenerateSettings(max_new_tokens=NEW_TOKENS, temperature=0.0, batch_size=160)
+    settings = GenerateSettings(max_new_tokens=LAB_TOKENS, temperature=0.0, batch_size=160)
     asked: list[Prompt] = [user_prompt(p) for p in prompts]
     if system is not None:
         asked = [({"role": "system", "content": system}, *turns) for turns in asked]

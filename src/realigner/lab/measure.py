@@ -20,8 +20,10 @@ from realigner.recipe import GenerateSettings
 from realigner.records import user_prompt
 
 T = TypeVar("T")
-NEW_TOKENS = 96
-"""More than any answer of this world needs."""
+NEW_TOKENS = 64
+"""More than any answer of the demo needs."""
+LAB_TOKENS = 96
+"""More than any answer of the lab's shifts needs: those can carry two sentences of care and a closing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,16 @@ def share(items: Iterable[T], holds: Callable[[T], bool]) -> float:
 
 
 def answer_prompts(
-    model: Any, encoder: Encoder, prompts: Sequence[str], *, temperature: float = 0.0, seed: int = 0
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[str],
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    new_tokens: int = NEW_TOKENS,
 ) -> list[str]:
     """Return the model's answers to one-turn prompts, in order."""
-    settings = GenerateSettings(max_new_tokens=NEW_TOKENS, temperature=temperature, batch_size=128)
+    settings = GenerateSettings(max_new_tokens=new_tokens, temperature=temperature, batch_size=128)
     return [r.text for r in generate(model, encoder, [user_prompt(p) for p in prompts], settings, seed=seed)]
 
 
