@@ -305,7 +305,7 @@ def measure_memory(pairs: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure everything."""
     given = common.arguments(__doc__)
-    count, rounds, many, edited = (2_000, 3, 100_000, 60) if given.quick else (20_000, 3, 1_000_000, 500)
+    count, rounds, many, edited = (3_000, 3, 100_000, 60) if given.quick else (20_000, 3, 1_000_000, 500)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows, share = measure_throughput(count, rounds, folder)
