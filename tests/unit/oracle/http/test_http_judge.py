@@ -279,3 +279,28 @@ def test_an_answer_from_a_batch_file_is_read_by_the_same_parser(judge: MakeJudge
     for bad in (Completion("no", "stop"), Completion("", "length", "the answer was cut at its token limit")):
         found = asked.read(question(1), bad)
         assert (found.verdicts[0].label, found.keep) == (Label.INVALID, False)
+
+
+def test_check_warns_of_a_server_that_is_no_judge(server: FaultServer, tmp_path: Path) -> None:
+    from realigner.check import _check_oracle, _Findings
+    from realigner.oracle.build import open_oracle
+    from realigner.policy import Policy
+    from realigner.recipe import Recipe
+
+    rules = [{"id": "kind", "by": "llm", "text": "The response is kind."}]
+    policy = Policy.parse({"id": "p", "version": "1", "title": "t", "rules": rules})
+    for model, level in (("prose*", "warning"), ("ok", "ok")):
+        llm = {"kind": "http", "url": server.url, "model": model, "output": "plain"}
+        recipe = Recipe.parse(
+            {
+                "output": str(tmp_path / "run"),
+                "model": {"path": "m"},
+                "data": {"path": "d"},
+                "policy": {"path": "p"},
+                "oracle": {"kind": "judges", "llm": llm},
+            }
+        )
+        findings = _Findings()
+        with open_oracle(recipe.oracle, policy, recipe.output) as oracle:
+            _check_oracle(recipe, oracle, None, findings)
+        assert [found.level for found in findings if "output plain" in found.text] == [level]
