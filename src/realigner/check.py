@@ -315,6 +315,10 @@ def _check_model(recipe: Recipe, seen: _Seen | None, findings: _Findings) -> Non
         from realigner.train.config import refuse_impossible
 
         refuse_impossible(recipe.train)
+    with findings.about("impact"):
+        from realigner.impact.stage import refuse_impossible as refuse_scoring
+
+        refuse_scoring(recipe)
     with findings.about("text"):
         _check_text(recipe, seen, findings)
     with findings.about("model"):

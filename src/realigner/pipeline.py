@@ -67,6 +67,13 @@ def _text_is_ready(recipe: Recipe) -> None:
     recipe_encoder(recipe, load_model_config(recipe.model))
 
 
+def _scoring_is_ready(recipe: Recipe) -> None:
+    """Refuse a way of scoring that the model's precision does not allow."""
+    from realigner.impact.stage import refuse_impossible
+
+    refuse_impossible(recipe)
+
+
 def _training_is_ready(recipe: Recipe) -> None:
     """Refuse batch sizes that do not fit each other, and trackers that are not there."""
     from realigner.train.config import refuse_impossible
@@ -84,7 +91,7 @@ def _judge_is_audited(recipe: Recipe) -> None:
 STAGES = (
     Stage("triage", triage_inputs, "realigner.triaging.stage:run_triage"),
     Stage("reference", reference_inputs, "realigner.model.stage:run_reference", _text_is_ready, _judge_is_audited),
-    Stage("weigh", weigh_inputs, "realigner.impact.stage:run_weigh", gate=_judge_is_audited),
+    Stage("weigh", weigh_inputs, "realigner.impact.stage:run_weigh", _scoring_is_ready, _judge_is_audited),
     Stage("train", train_inputs, "realigner.train.stage:run_train", _training_is_ready, _judge_is_audited),
     Stage("generate", generate_inputs, "realigner.evaluate.stage:run_generate"),
     Stage("evaluate", evaluate_inputs, "realigner.evaluate.stage:run_evaluate"),

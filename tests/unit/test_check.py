@@ -96,6 +96,11 @@ def test_every_fault_is_listed_not_only_the_first(tmp_path: Path, content: dict[
     [
         ({"data": {"eval_fraction": 1e-6}}, "error", "no pair on the held-out side: change data.eval_fraction"),
         ({"data": {"fields": {"chosen": "best", "rejected": "worst"}}}, "error", "data.fields.chosen = 'best'"),
+        (
+            {"impact": {"method": "difference"}, "model": {"dtype": "bfloat16", "device": "cpu"}},
+            "error",
+            "impact.method = difference for a model in bfloat16",
+        ),
         ({"impact": {"gold": {"size": 48}}}, "error", "a gold batch may take at most half of a class"),
         ({"model": {"lora": {"targets": ["query"]}}}, "error", "model.lora.targets = ['query']: no such layers"),
         ({"text": {"max_length": 10**6}}, "error", "text.max_length = 1000000: the model's context is"),

@@ -90,7 +90,10 @@ def weigh(
     gradient_norm = norm(gradient)
     if gradient_norm == 0.0:
         raise GoldError(
-            f"the gradient of {len(gold)} gold pairs", "it is zero", "Use other gold pairs: these say nothing"
+            f"the gradient of {len(gold)} gold pairs",
+            "it is zero",
+            "Use other gold pairs: these say nothing, or the model has layers that drop their gradient, as quantised "
+            "ones on a CPU do",
         )
     if is_sharded(model) and impact.preconditioner != "identity":
         raise ModelError(

@@ -44,6 +44,8 @@ PACK_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens in one pack (or padded batch) by kind of device. Results do not depend on it."""
 LARGEST_CHANGE, HALVINGS = 0.4, 6
 """Steps that a central difference tries: the largest changes log p by so many nats in float32, each next by half."""
+ANOTHER = 0.5
+"""Relative difference of a gradient from what log p really does, above which the gradient is of something else."""
 TOLERANCE, HALF_TOLERANCE = 0.01, 0.3
 """Relative difference from `backward` above which a way is not used: in float32 or wider, and in half precision,
 where `backward` itself is off by several percent."""
@@ -270,18 +272,17 @@ def choose(
     `difference` stay with their kind.
 
     Raises:
-        ModelError: none of what `method` allows works, or a difference is asked for in half precision.
+        ModelError: none of what `method` allows works, a difference is asked for in half precision, or the model's
+            gradient is not that of its log-probabilities.
     """
     base = slopes_along(model, direction)
     wide = all(p.dtype in (torch.float32, torch.float64) for p in model.parameters() if p.is_floating_point())
-    if method == "difference" and not wide:
-        raise ModelError(
-            f"impact.method = difference for a model in {next(model.parameters()).dtype}",
-            "a difference of log-probabilities is lost in the rounding of half precision",
-            "Use impact.method: exact, or model.dtype: float32",
-        )
+    if not wide:
+        refuse_half_precision(method, next(model.parameters()).dtype)
     with ranks.apart():
         truth = replace(base, method="backward")(probe)
+        if wide:
+            _refuse_dropped_gradients(base, probe, truth)
     names: list[Method] = ["exact", "difference"] if method == "auto" else [method]
     refused: list[str] = []
     for name in names:
@@ -310,6 +311,41 @@ def choose(
     )
 
 
+def refuse_half_precision(method: str, dtype: torch.dtype) -> None:
+    """Refuse a difference of log-probabilities that rounding would swallow.
+
+    Raises:
+        ModelError: `difference` for a model that computes in less than float32.
+    """
+    if method == "difference" and torch.finfo(dtype).bits < 32:
+        raise ModelError(
+            f"impact.method = difference for a model in {str(dtype).removeprefix('torch.')}",
+            "a difference of log-probabilities is lost in the rounding of half precision",
+            "Use impact.method: auto, or model.dtype: float32",
+        )
+
+
+def _refuse_dropped_gradients(base: Slopes, probe: Sequence[Row], truth: Tensor) -> None:
+    """Compare the gradient with what log p does: layers made for inference may compute and not differentiate."""
+    size = float((truth / base.scale).square().mean().sqrt())
+    if size == 0.0:
+        return
+    moved = replace(base, method="difference", packed=False, step=_first_step(base, size) / 8)(probe)
+    if (error := _relative(moved, truth)) > ANOTHER:
+        raise ModelError(
+            f"a {base.model.config.model_type} model whose log-probabilities move otherwise than its gradient says "
+            f"(relative difference {error:.2g} on {len(probe)} responses)",
+            "an operation drops its gradient, and what is trained or scored by it would be wrong",
+            "Load the model without layers made for inference (quantised ones on a CPU are), or as float32",
+        )
+
+
+def _first_step(slopes: Slopes, size: float) -> float:
+    """Return the step that changes log p by `LARGEST_CHANGE` nats on average; a smaller one in wider precision."""
+    precision = max(torch.finfo(p.dtype).eps for p in trainable(slopes.model).values())
+    return float(LARGEST_CHANGE * (precision / torch.finfo(torch.float32).eps) ** (1 / 3) / max(size, 1e-30))
+
+
 def _agreed(slopes: Slopes) -> Slopes:
     """Return the slopes with one step for all processes, whatever rounding did to it in each."""
     step = ranks.add_up(torch.tensor([slopes.step], dtype=torch.float64)) / ranks.shares()
@@ -329,12 +365,9 @@ def with_step(slopes: Slopes, probe: Sequence[Row], size: float) -> tuple[Slopes
     Args:
         slopes: of method `difference`.
         probe: the rows to try on.
-        size: root mean square of their slopes along the unit direction. The first step changes log p by
-            `LARGEST_CHANGE` nats on average in float32; rounding allows a smaller one in wider precision.
+        size: root mean square of their slopes along the unit direction.
     """
-    precision = max(torch.finfo(p.dtype).eps for p in trainable(slopes.model).values())
-    first = LARGEST_CHANGE * (precision / torch.finfo(torch.float32).eps) ** (1 / 3) / max(size, 1e-30)
-    tried = [replace(slopes, step=first / 2**k) for k in range(HALVINGS + 1)]
+    tried = [replace(slopes, step=_first_step(slopes, size) / 2**k) for k in range(HALVINGS + 1)]
     values = [way(probe) for way in tried]
     changes = [_relative(a, b) for a, b in pairwise(values)]
     best = min(range(HALVINGS), key=lambda k: changes[k])

@@ -12,11 +12,13 @@ from realigner.audit.gate import audited_loss
 from realigner.errors import DataError
 from realigner.impact.gold import GoldBatch, draw_gold
 from realigner.impact.score import curvature_rank, encode_gold, weigh
+from realigner.impact.slopes import refuse_half_precision
 from realigner.impact.weights import Weights, uniform
 from realigner.model.encoded import row_of
-from realigner.model.load import load_model
+from realigner.model.load import load_model, resolve_device, resolve_dtype
 from realigner.model.rows import Row
 from realigner.model.stage import encoded_pairs, recipe_encoder
+from realigner.recipe import Recipe
 from realigner.records import Outcome
 from realigner.runs import Run
 from realigner.triaging import read_triage
@@ -76,6 +78,16 @@ def run_weigh(run: Run) -> dict[str, Any]:
         **weights.facts(),
         "epsilon": loss.flip_rate if loss.invert == "robust" else None,
     }
+
+
+def refuse_impossible(recipe: Recipe) -> None:
+    """Refuse a way of scoring that the model's precision does not allow; known before anything is computed.
+
+    Raises:
+        ModelError: `impact.method: difference` in half precision.
+    """
+    if recipe.impact.weighting == "impact":
+        refuse_half_precision(recipe.impact.method, resolve_dtype(recipe.model, resolve_device(recipe.model)))
 
 
 def _retained_rows(pairs: Any, indices: np.ndarray, count: int, seed: int) -> list[Row]:

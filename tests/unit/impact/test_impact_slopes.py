@@ -17,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from realigner.errors import ModelError
 from realigner.impact.score import weigh
 from realigner.impact.slopes import TOLERANCE, Slopes, choose, slopes_along, with_step
+from realigner.impact.stage import refuse_impossible
 from realigner.impact.vectors import Vector, trainable
 from realigner.model import head
 from realigner.model.load import attach_lora, forget_padding_index
 from realigner.model.rows import Row
-from realigner.recipe import ImpactSettings, LoraSettings, LossSettings
+from realigner.recipe import ImpactSettings, LoraSettings, LossSettings, Recipe
 
 families = pytest.mark.parametrize("family", FAMILIES)
 PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
@@ -329,8 +330,44 @@ def test_a_way_that_is_asked_for_is_refused_where_it_fails() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_difference_in_half_precision_is_refused(dtype: torch.dtype) -> None:
     model = model_of(dtype=torch.float32).to(dtype)
-    with pytest.raises(ModelError, match=r"impact.method = difference for a model in torch.*: a difference .* is lost"):
+    with pytest.raises(ModelError, match=r"= difference for a model in .*float16: a difference .* is lost"):
         choose(model, some_direction(model), rows_of(), "difference")
+
+
+class Inference(DropsTangent):
+    """Worst: made for inference, it computes, and has no gradient in either mode."""
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return torch.zeros(*upstream.shape[:-1], ctx.saved_tensors[0].shape[1], dtype=upstream.dtype), None
+
+
+@pytest.mark.parametrize("method", ["auto", "exact", "difference"])
+def test_a_gradient_that_is_not_that_of_the_log_probabilities_is_refused(method: Any) -> None:
+    """Forward and reverse mode agree with each other here, and both are wrong."""
+    model = quantised_model(Inference)
+    with pytest.raises(
+        ModelError, match=r"a llama model whose log-probabilities move otherwise than its gradient"
+    ) as e:
+        choose(model, some_direction(model), rows_of(), method)
+    assert "an operation drops its gradient" in str(e.value)
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    content = {"model": {"path": "m", **changes.pop("model", {})}, "data": {"path": "d"}, "policy": {"path": "p"}}
+    return Recipe.model_validate({**content, "oracle": {"kind": "rules"}, "output": "o", **changes})
+
+
+def test_a_difference_in_half_precision_is_refused_before_a_run_begins() -> None:
+    half = {"dtype": "bfloat16", "device": "cpu"}
+    with pytest.raises(ModelError, match=r"impact\.method = difference for a model in bfloat16"):
+        refuse_impossible(recipe_of(model=half, impact={"method": "difference"}))
+    for fine in (
+        recipe_of(model=half, impact={"method": "exact"}),
+        recipe_of(model=half, impact={"method": "difference", "weighting": "uniform"}),
+        recipe_of(model={"dtype": "float32"}, impact={"method": "difference"}),
+    ):
+        refuse_impossible(fine)
 
 
 def test_running_out_of_memory_is_not_taken_for_a_missing_rule(monkeypatch: pytest.MonkeyPatch) -> None:

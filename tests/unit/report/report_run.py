@@ -368,6 +368,7 @@ def _write_manifest(directory: Path, text: str) -> None:
     }
     weigh = {
         "weighting": "impact", "normalize": "mean", "per_class": False, "score": "dot", "preconditioner": "identity",
+        "scoring": {"method": "difference", "layout": "packed", "relative_error": 4.2e-4, "rows": 4, "refused": []},
         "gold": {"kind": "paper", "size": 24, "ids_held_out": [f"p{i:05d}" for i in range(24)]},
         "classes": classes,
         "warnings": [f"PUNISH: 60% of its 420 pairs have no positive impact score and are NOT trained on {text}"],
