@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,13 +125,15 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_help_answers_in_under_400_milliseconds() -> None:
-    program = "import sys; from realigner.cli.main import main; sys.exit(main(['--help']))"
+def test_help_takes_under_400_milliseconds_of_a_processor() -> None:
+    """The command's own time: how long it waits for a busy machine is not its doing."""
+    program = (
+        "import sys, time; from realigner.cli.main import main; main(['--help']);"
+        "sys.stderr.write(str(time.process_time()))"
+    )
 
     def seconds() -> float:
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-        return time.perf_counter() - begin
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        return float(done.stderr)
 
-    # The best of three: what is promised is the command's own time, not that of a busy machine.
     assert min(seconds() for _ in range(3)) < 0.4
