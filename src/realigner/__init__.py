@@ -15,13 +15,16 @@ _HOMES = {
     "Outcome": "realigner.records",
     "Pair": "realigner.records",
     "Policy": "realigner.policy",
+    "PolicyOracle": "realigner.oracle",
     "Recipe": "realigner.recipe",
     "RuleOracle": "realigner.oracle",
     "ScriptedOracle": "realigner.oracle",
     "TraceConfig": "realigner.train",
     "TraceTrainer": "realigner.train",
+    "VerdictStore": "realigner.oracle",
     "impact_weights": "realigner.impact",
     "losses": "realigner.losses",
+    "migrate": "realigner.chain.migrate",
     "read_pairs": "realigner.data",
     "run": "realigner.pipeline",
     "triage": "realigner.triaging",
@@ -31,13 +34,16 @@ __all__ = [
     "Outcome",
     "Pair",
     "Policy",
+    "PolicyOracle",
     "Recipe",
     "RuleOracle",
     "ScriptedOracle",
     "TraceConfig",
     "TraceTrainer",
+    "VerdictStore",
     "impact_weights",
     "losses",
+    "migrate",
     "read_pairs",
     "run",
     "triage",
@@ -59,11 +65,14 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from realigner import losses as losses
+    from realigner.chain.migrate import migrate as migrate
     from realigner.data import read_pairs as read_pairs
     from realigner.impact import impact_weights as impact_weights
     from realigner.oracle import Oracle as Oracle
+    from realigner.oracle import PolicyOracle as PolicyOracle
     from realigner.oracle import RuleOracle as RuleOracle
     from realigner.oracle import ScriptedOracle as ScriptedOracle
+    from realigner.oracle import VerdictStore as VerdictStore
     from realigner.pipeline import run as run
     from realigner.policy import Policy as Policy
     from realigner.recipe import Recipe as Recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from realigner.errors import OracleError
 from realigner.oracle.judge import RuleAnswer, RuleJudge, RuleQuestion
@@ -30,13 +31,29 @@ def ask_rules(judge: RuleJudge, questions: Sequence[RuleQuestion]) -> Iterator[t
                 REMEDY,
             )
         open_places.discard(place)
-        yield place, answer
+        yield place, _sendable(answer)
     if open_places:
         raise OracleError(
             f"{given} left {len(open_places)} of {len(questions)} questions without an answer",
             "what cannot be answered is Label.INVALID with a reason",
             REMEDY,
         )
+
+
+def _sendable(answer: RuleAnswer) -> RuleAnswer:
+    """Return the answer with reasons that every file can hold: a model may write half of a surrogate pair."""
+    if not any(_broken(verdict.reason) for verdict in answer.verdicts):
+        return answer
+    clean = (replace(v, reason=v.reason.encode("utf-8", "replace").decode("utf-8")) for v in answer.verdicts)
+    return replace(answer, verdicts=tuple(clean))
+
+
+def _broken(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _fault(answer: object, asked: RuleQuestion) -> str:
@@ -46,6 +63,8 @@ def _fault(answer: object, asked: RuleQuestion) -> str:
     for verdict in answer.verdicts:
         if not isinstance(verdict, RuleVerdict) or not isinstance(verdict.label, Label):
             return f"{verdict!r} is no RuleVerdict with a Label"
+        if not isinstance(verdict.reason, str):
+            return f"the reason of {verdict.rule} is {type(verdict.reason).__name__}, not text"
     found, wanted = ([verdict.rule for verdict in answer.verdicts], [rule.id for rule in asked.rules])
     if found != wanted:
         return f"verdicts on {found}, asked for {wanted}"

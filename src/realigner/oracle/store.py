@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from realigner.manifest import now
+from realigner.manifest import finite, now
 from realigner.oracle.judge import Fact
 from realigner.oracle.store_file import SCHEMA, digest_of, explained, opened, opened_for_reading, opened_temporary
 from realigner.records import Judgement, Label, RuleVerdict
@@ -110,7 +110,7 @@ class VerdictStore:
         """
         if any(verdict.label is Label.INVALID for _, verdict in verdicts):
             raise ValueError("an invalid verdict is never stored")
-        provenance = json.dumps(dict(facts), sort_keys=True, allow_nan=False)
+        provenance = json.dumps(finite(facts), sort_keys=True, allow_nan=False)
         with self._transaction():
             known = self._ids([question])[0]
             asked = self._insert_question(question) if known is None else known
@@ -197,8 +197,8 @@ class VerdictStore:
                 kept = set(keep)
                 ids = [place for rule, place in self._rules.items() if rule not in kept]
                 with self._transaction():
-                    for place in ids:
-                        dropped += self._database.execute("DELETE FROM votes WHERE rule = ?", (place,)).rowcount
+                    drop = "DELETE FROM votes WHERE rule IN (SELECT value FROM json_each(?))"
+                    dropped = self._database.execute(drop, (json.dumps(ids),)).rowcount
                     for unused in (
                         "rules WHERE id NOT IN (SELECT rule FROM votes)",
                         "judges WHERE id NOT IN (SELECT judge FROM votes)",

@@ -234,6 +234,22 @@ def test_a_paid_model_without_a_price_is_refused_under_a_limit_on_money_only() -
     assert inner.calls == 10
 
 
+def test_a_reason_that_no_file_can_hold_is_mended_before_it_is_stored() -> None:
+    inner = ScriptedRuleJudge(lambda rule, _: RuleVerdict(rule.id, BAD, "half \ud83d"))
+    with VerdictStore.temporary() as store:
+        for _ in range(2):
+            (verdict,) = PolicyOracle(policy_of(wording(1)), {"llm": inner}, store).judge([question("a")])
+            assert verdict.rules[0].reason == "half ?"
+    assert inner.calls == 1
+
+
+def test_facts_that_json_cannot_hold_do_not_lose_an_answer() -> None:
+    inner = judge(facts={"probability": float("nan"), "seconds": 1.0})
+    with VerdictStore.temporary() as store:
+        PolicyOracle(policy_of(wording(1)), {"llm": inner}, store).judge([question("a")])
+        assert [vote["facts"] for vote in store.votes()] == [{"probability": None, "seconds": 1.0}]
+
+
 class Broken:
     identity = "broken/1"
 
@@ -257,6 +273,7 @@ FINE = RuleAnswer((RuleVerdict("r1", GOOD, ""),))
         ([(0, RuleAnswer(()))], r"verdicts on \[\], asked for \['r1'\]"),
         ([(0, RuleAnswer((RuleVerdict("r2", GOOD, ""),)))], r"verdicts on \['r2'\]"),
         ([(0, RuleAnswer(("good",)))], "'good' is no RuleVerdict with a Label"),  # type: ignore[arg-type]
+        ([(0, RuleAnswer((RuleVerdict("r1", GOOD, 3),)))], "the reason of r1 is int, not text"),  # type: ignore[arg-type]
         ([(0, RuleAnswer((RuleVerdict("r1", INVALID, ""),)))], "an invalid verdict is to be kept"),
     ],
 )
