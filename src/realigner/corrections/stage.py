@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from realigner.corrections.candidate import Candidate
 from realigner.corrections.journal import Journal
 from realigner.corrections.leakage import LeakageSample, leakage
-from realigner.corrections.make import Candidate, Corrector
+from realigner.corrections.make import Corrector
 from realigner.corrections.writers import Writer, build_writer
 from realigner.oracle import Oracle, open_oracle
 from realigner.oracle.build import build_policy_oracle, judged_by

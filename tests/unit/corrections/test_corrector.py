@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from correcting_kit import POLICY, ScriptedWriter, judged, kind, pair, settings
 
+from realigner.corrections.candidate import Candidate
 from realigner.corrections.checks import Fate
 from realigner.corrections.journal import Draft, Journal
-from realigner.corrections.make import Candidate, Corrector
+from realigner.corrections.make import Corrector
 from realigner.errors import LimitReached
 from realigner.oracle import ScriptedOracle
 from realigner.oracle.meter import Meter, Price, Prices

@@ -10,16 +10,8 @@ from typing import Any
 import pytest
 from correcting_kit import pair
 
-from realigner.corrections.leakage import (
-    LeakageSample,
-    agreement,
-    leakage,
-    lengths,
-    lines,
-    openings,
-    phrases,
-    word_shift,
-)
+from realigner.corrections.leakage import LeakageSample, leakage, lines
+from realigner.corrections.shift import agreement, lengths, openings, phrases, word_shift
 from realigner.records import Direction, Label, Outcome, TriagedPair, Verdict
 
 GOOD, BAD, UNSURE, INVALID = Label.COMPLIANT, Label.NON_COMPLIANT, Label.UNSURE, Label.INVALID

@@ -16,9 +16,10 @@ from tiny import saved_tiny
 from realigner.errors import OracleError
 from realigner.oracle.build import JUDGES, JudgeContext, build_judge
 from realigner.oracle.guards import FAMILIES
-from realigner.oracle.guards.asking import LocalGuard, Written
+from realigner.oracle.guards.asking import Written
 from realigner.oracle.guards.family import GuardPrompt, conversation
 from realigner.oracle.guards.judge import GuardJudge
+from realigner.oracle.guards.local import LocalGuard
 from realigner.oracle.judge import JudgeCosts, RuleJudge, RuleQuestion
 from realigner.oracle.rule_asking import ask_rules
 from realigner.policy import Policy, Rule

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from realigner.errors import OracleError, did_you_mean
 from realigner.oracle.guards import FAMILIES
-from realigner.oracle.guards.asking import Guard, Written, open_guard
+from realigner.oracle.guards.asking import Guard, Written
 from realigner.oracle.guards.family import Family, GuardPrompt, Reading, conversation, unreadable
+from realigner.oracle.guards.local import LocalGuard
+from realigner.oracle.guards.served import ServedGuard
 from realigner.oracle.guards.wildguard import filled
 from realigner.oracle.judge import JudgeCosts, RuleAnswer, RuleJudge, RuleQuestion
 from realigner.policy import Rule
@@ -71,7 +73,7 @@ class GuardJudge:
             if self._family.category(name) is None:
                 raise self._unknown(f"map.{rule}", name)
         self._template = self._read_template(settings.prompt)
-        self._guard = open_guard(self._family, settings) if guard is None else guard
+        self._guard = _open_guard(self._family, settings) if guard is None else guard
         self.costs: JudgeCosts = self._guard.costs
 
     @property
@@ -206,6 +208,14 @@ class GuardJudge:
         if "{prompt}" not in text or "{response}" not in text:
             raise OracleError(f"guard {self._family.name}, prompt: {path}", "a place for a text is missing", remedy)
         return text
+
+
+def _open_guard(family: Family, settings: GuardJudgeSettings) -> Guard:
+    """Return where the recipe says that the model runs. Nothing is loaded or sent yet."""
+    tokens = settings.max_tokens or family.max_tokens
+    if settings.server is not None:
+        return ServedGuard(settings.server, settings, tokens)
+    return LocalGuard(settings, tokens)
 
 
 def _answer(item: _Open) -> RuleAnswer:
