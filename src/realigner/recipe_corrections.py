@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
-from realigner.endpoint import check_extra, check_key_name, check_url
-from realigner.recipe_judges import JudgeSettings
+from realigner.recipe_judges import Connection, JudgeSettings
 from realigner.recipe_parts import (
     FileOrId,
     NonNegativeFloat,
@@ -18,46 +17,13 @@ from realigner.recipe_parts import (
 )
 
 
-class HttpWriterSettings(Section):
+class HttpWriterSettings(Connection):
     """A language model behind an OpenAI-compatible server."""
 
     kind: Literal["http"]
     """An HTTP server."""
-    url: str
-    """Base URL of the API, e.g. `http://localhost:8000/v1`; requests go to `URL/chat/completions`."""
-    model: Annotated[str, Field(min_length=1)]
-    """Name of the model, as the server knows it."""
-    key_env: str | None = None
-    """NAME of the environment variable that holds the API key. The key itself is never written anywhere."""
-    key_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")] = "Authorization"
-    """The header that carries the key; `Authorization` carries it as a bearer token."""
-    plain_http_key: bool = False
-    """Allow the key to travel unencrypted to a host that is not this machine."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the server calls the limit on an answer's tokens."""
-    extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """More keys of every request, e.g. `chat_template_kwargs: {enable_thinking: false}`. Never a secret."""
-    concurrency: PositiveInt = 32
-    """The most requests at a time; fewer while the server says that it is overloaded."""
-    requests_per_minute: PositiveInt | None = None
-    """The most requests in any minute. `null`: no limit."""
-    tokens_per_minute: PositiveInt | None = None
-    """The most tokens in any minute, prompts and answers together. `null`: no limit."""
-    timeout: PositiveFloat = 120.0
-    """Seconds that one request may take, from its start to the last byte."""
-    connect_timeout: PositiveFloat = 10.0
-    """Seconds until a connection must stand."""
-    budget: PositiveFloat = 900.0
-    """Seconds that one candidate may be tried again, pauses included."""
-
-    @model_validator(mode="after")
-    def _no_secret(self) -> HttpWriterSettings:
-        # OracleErrors, unlike ValueErrors, leave here as they are: their messages do not repeat what may be a key.
-        check_url(self.url)
-        check_extra(self.extra)
-        if self.key_env is not None:
-            check_key_name(self.key_env)
-        return self
 
 
 class LocalWriterSettings(Section):

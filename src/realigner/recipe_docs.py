@@ -52,7 +52,7 @@ def page_of(root: type[BaseModel], *modules: ModuleType) -> str:
     names: dict[str, list[str]] = {}
     for dotted, title in _places(sections, root.__name__, ""):
         names.setdefault(title, []).append(dotted)
-    meanings = _docstrings(modules or (recipe, recipe_corrections, recipe_judges, recipe_parts))
+    meanings = _docstrings(modules or (recipe_parts, recipe_judges, recipe_corrections, recipe))
     parts = [
         _section(sections, title, ", ".join(f"`{name}`" for name in dotted if name) or "Top level", meanings[title])
         for title, dotted in names.items()
@@ -100,7 +100,7 @@ def _places(sections: Mapping[str, Any], title: str, dotted: str) -> Iterator[tu
 def _section(sections: Mapping[str, Any], title: str, heading: str, meanings: Mapping[str, str]) -> str:
     table = ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = sections[title].get("required", [])
-    for key, field in sections[title]["properties"].items():
+    for key, field in sorted(sections[title]["properties"].items(), key=lambda pair: pair[0] != "kind"):
         inner = _section_of(field)
         value = _value(field)
         defaults = sections[inner] if inner and "items" not in field else ""
@@ -151,11 +151,15 @@ def _default(field: Mapping[str, Any], inner: Mapping[str, Any] | str) -> str:
 
 
 def _docstrings(modules: Iterable[ModuleType]) -> dict[str, dict[str, str]]:
-    """Return the docstring below each field of each class of the modules; a class's own is under the empty name."""
+    """Return the docstring below each field of each class of the modules, those of its base classes among them; a
+    class's own is under the empty name.
+    """
     found: dict[str, dict[str, str]] = {}
     for node in (node for module in modules for node in ast.parse(inspect.getsource(module)).body):
         if isinstance(node, ast.ClassDef):
-            fields = found[node.name] = {"": ast.get_docstring(node) or ""}
+            bases = [found[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in found]
+            fields = found[node.name] = {key: text for base in bases for key, text in base.items()}
+            fields[""] = ast.get_docstring(node) or ""
             for field, after in zip(node.body, node.body[1:], strict=False):
                 if (
                     isinstance(field, ast.AnnAssign)

@@ -6,7 +6,7 @@ a recipe can name only what there is.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -80,11 +80,9 @@ class ScriptedJudgeSettings(Section):
     """JSONL of `{rule, prompt, response, label, reason?}`."""
 
 
-class HttpJudgeSettings(Section):
-    """A language model behind an OpenAI-compatible server: a vendor, vLLM, llama.cpp, Ollama, `transformers serve`."""
+class Connection(Section):
+    """A model behind an OpenAI-compatible server, and how hard the server may be pressed."""
 
-    kind: Literal["http"]
-    """An HTTP server."""
     url: str
     """Base URL of the API, e.g. `http://localhost:8000/v1`; requests go to `URL/chat/completions`."""
     model: Annotated[str, Field(min_length=1)]
@@ -95,18 +93,6 @@ class HttpJudgeSettings(Section):
     """The header that carries the key; `Authorization` carries it as a bearer token."""
     plain_http_key: bool = False
     """Allow the key to travel unencrypted to a host that is not this machine."""
-    deployment: Annotated[str, Field(min_length=1)] | None = None
-    """A name for what serves the model. It replaces host and port in the judge's identity, so that verdicts stay known
-    when the same deployment moves; change it when the deployment changes."""
-    output: Literal["auto", "json_schema", "json_object", "plain"] = "auto"
-    """How the form of answers is enforced; part of the judge's identity. `auto`: the strongest that the server is found
-    to support, by a trivial question before the first."""
-    max_tokens: PositiveInt = 1024
-    """The most tokens of an answer, reasoning included; an answer that is cut is `invalid`."""
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the server calls this limit."""
-    temperature: NonNegativeFloat | None = 0.0
-    """0 is greedy. `null`: not sent, for models that refuse it."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """More keys of every request, e.g. `chat_template_kwargs: {enable_thinking: false}`. Never a secret."""
     concurrency: PositiveInt = 32
@@ -120,17 +106,36 @@ class HttpJudgeSettings(Section):
     connect_timeout: PositiveFloat = 10.0
     """Seconds until a connection must stand."""
     budget: PositiveFloat = 900.0
-    """Seconds that one question may be tried again, pauses included. If no question is answered for as long, the run
-    stops; it can be resumed."""
+    """Seconds that one question or candidate may be tried again, pauses included. If none is answered for as long, the
+    run stops; it can be resumed."""
 
     @model_validator(mode="after")
-    def _no_secret(self) -> HttpJudgeSettings:
+    def _no_secret(self) -> Self:
         # OracleErrors, unlike ValueErrors, leave here as they are: their messages do not repeat what may be a key.
         check_url(self.url)
         check_extra(self.extra)
         if self.key_env is not None:
             check_key_name(self.key_env)
         return self
+
+
+class HttpJudgeSettings(Connection):
+    """A language model behind an OpenAI-compatible server: a vendor, vLLM, llama.cpp, Ollama, `transformers serve`."""
+
+    kind: Literal["http"]
+    """An HTTP server."""
+    deployment: Annotated[str, Field(min_length=1)] | None = None
+    """A name for what serves the model. It replaces host and port in the judge's identity, so that verdicts stay known
+    when the same deployment moves; change it when the deployment changes."""
+    output: Literal["auto", "json_schema", "json_object", "plain"] = "auto"
+    """How the form of answers is enforced; part of the judge's identity. `auto`: the strongest that the server is found
+    to support, by a trivial question before the first."""
+    max_tokens: PositiveInt = 1024
+    """The most tokens of an answer, reasoning included; an answer that is cut is `invalid`."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls this limit."""
+    temperature: NonNegativeFloat | None = 0.0
+    """0 is greedy. `null`: not sent, for models that refuse it."""
 
 
 class LocalJudgeSettings(Section):
@@ -166,43 +171,11 @@ class LocalJudgeSettings(Section):
         return self
 
 
-class ServerSettings(Section):
+class ServerSettings(Connection):
     """A server that runs the model: vLLM, `transformers serve`, a vendor."""
 
-    url: str
-    """Base URL of the API, e.g. `http://localhost:8000/v1`."""
-    model: Annotated[str, Field(min_length=1)]
-    """Name of the model, as the server knows it."""
-    key_env: str | None = None
-    """NAME of the environment variable that holds the API key. The key itself is never written anywhere."""
-    key_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")] = "Authorization"
-    """The header that carries the key; `Authorization` carries it as a bearer token."""
-    plain_http_key: bool = False
-    """Allow the key to travel unencrypted to a host that is not this machine."""
     deployment: Annotated[str, Field(min_length=1)] | None = None
     """A name for what serves the model; it replaces host and port in the judge's identity."""
-    extra: dict[str, JsonValue] = Field(default_factory=dict)
-    """More keys of every request. Never a secret."""
-    concurrency: PositiveInt = 32
-    """The most requests at a time; fewer while the server says that it is overloaded."""
-    requests_per_minute: PositiveInt | None = None
-    """The most requests in any minute. `null`: no limit."""
-    tokens_per_minute: PositiveInt | None = None
-    """The most tokens in any minute. `null`: no limit."""
-    timeout: PositiveFloat = 120.0
-    """Seconds that one request may take, from its start to the last byte."""
-    connect_timeout: PositiveFloat = 10.0
-    """Seconds until a connection must stand."""
-    budget: PositiveFloat = 900.0
-    """Seconds that one question may be tried again, pauses included."""
-
-    @model_validator(mode="after")
-    def _no_secret(self) -> ServerSettings:
-        check_url(self.url)
-        check_extra(self.extra)
-        if self.key_env is not None:
-            check_key_name(self.key_env)
-        return self
 
 
 class GuardJudgeSettings(Section):
