@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from realigner.audit.estimate import wilson
 from realigner.corrections.similarity import ngrams
 from realigner.records import Label
 
@@ -34,11 +35,13 @@ def agreement(both: Mapping[tuple[Label, Label], int]) -> dict[str, Any]:
     for (first, second), count in table.items():
         rows[first] += count
         columns[second] += count
+    interval = wilson(same, total)
+    assert interval is not None  # total > 0
     chance = sum(rows[answer] * columns[answer] for answer in rows) / total**2
     return {
         "candidates": total,
         "rate": same / total,
-        "interval": _wilson(same, total),
+        "interval": [interval.low, interval.high],
         # Where both judges always say the same, chance explains all of it, and κ is not defined.
         "kappa": None if chance >= 1.0 else (same / total - chance) / (1.0 - chance),
         "table": [[first, second, count] for (first, second), count in sorted(table.items())],
@@ -145,14 +148,6 @@ def openings(new: Sequence[Sequence[str]], old: Sequence[Sequence[str]]) -> list
 
 def _answer(label: Label) -> str:
     return label.value if label in (Label.COMPLIANT, Label.NON_COMPLIANT) else "no decision"
-
-
-def _wilson(successes: int, total: int) -> list[float]:
-    """Return Wilson's score interval of 95 %."""
-    z, rate = 1.959963984540054, successes / total
-    middle = rate + z**2 / (2 * total)
-    half = z * math.sqrt(rate * (1 - rate) / total + z**2 / (4 * total**2))
-    return [max(0.0, (middle - half) / (1 + z**2 / total)), min(1.0, (middle + half) / (1 + z**2 / total))]
 
 
 def _longer(a: Any, b: Any) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from realigner import ranks
 from realigner.model.chat import Encoder
-from realigner.model.head import evaluating
+from realigner.model.head import bare_model, evaluating
 from realigner.progress import SILENT, Progress
 from realigner.recipe import GenerateSettings
 from realigner.records import Prompt
@@ -109,7 +109,7 @@ def _without_defaults(model: Any) -> Iterator[None]:
     """Set the model's generation defaults aside for a block: transformers fills in from them what a call omits."""
     from transformers import GenerationConfig
 
-    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    owner = bare_model(model)
     kept, owner.generation_config = owner.generation_config, GenerationConfig()
     try:
         yield

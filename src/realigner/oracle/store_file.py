@@ -140,7 +140,6 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         )
     # In WAL mode this outlives a killed process; only a power cut can lose the last answers, and never damages any.
     database.execute("PRAGMA synchronous = NORMAL")
-    database.execute("PRAGMA wal_autocheckpoint = 8000")  # pages, 32 MB: a page is rewritten less often
     # A checkpoint waits for the disk; at SQLite's own 1,000 pages that is after every 200 answers, and takes as long as
     # all else that storing them does.
     database.execute("PRAGMA wal_autocheckpoint = 10000")
