@@ -15,6 +15,7 @@ from realigner.baselines.task import Responses, Task
 from realigner.baselines.terms import Term
 from realigner.baselines.training import Training
 from realigner.impact import impact_weights
+from realigner.impact.gold import draw_gold
 from realigner.records import Direction, Outcome
 
 Arm = Callable[[Task], Any]
@@ -99,6 +100,13 @@ def random_weights(task: Task) -> Any:
     values = list(found.values())
     Random(task.budget.seed).shuffle(values)
     return train(task, trace_terms(task, dict(zip(found, values, strict=True))))
+
+
+def uniform(task: Task) -> Any:
+    """Weight 1 for each conflict that impact weights would train on: their gold pairs are left out here too."""
+    gold = draw_gold(task.triaged, task.impact.gold, task.budget.seed)
+    kept = [item.pair.id for item in task.triaged if item.outcome.is_conflict and item.pair.id not in gold.held_out]
+    return train(task, trace_terms(task, dict.fromkeys(kept, 1.0)))
 
 
 def refreshed_weights(task: Task) -> Any:
@@ -254,7 +262,7 @@ ARMS: dict[str, Arm] = {
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
     "half-corrected": _corrected(0.5),
     "no-corrections": _corrected(0.0),
-    "uniform": with_settings(trace, impact={"weighting": "uniform"}),
+    "uniform": uniform,
     "random-weights": random_weights,
     "impact": _impact(),
     "paper": with_settings(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from realigner.baselines import ARMS, Budget, JudgedPair, Task
 from realigner.lab.aligned import BASE, MODEL, LabSettings, behaviour_of, build_lab, encoder_for
-from realigner.lab.exam import Exam, take
+from realigner.lab.exam import Exam, exam_of, take
 from realigner.lab.shifts import PRESETS, Changes, complies, draw_shift_pairs, shift_named, variants
 from realigner.lab.world import LabPair, write_answer
 from realigner.recipe import GoldSettings, ImpactSettings, LossSettings
@@ -152,7 +152,7 @@ def run_cell(
     task = make_task(models, shift, seed, setting, learning_rate, lab.size.context)
     model = ARMS[arm](task)
     trained, trained_cpu = time.perf_counter(), time.process_time()
-    exam = Exam(shift_named(shift), seed, setting.prompts, setting.attacks)
+    exam = exam_of(shift, seed, setting.prompts, setting.attacks)
     aligned = behaviour_of(build_lab(root, lab))
     system = policy_in_words(exam) if arm == "policy-prompt" else None
     measured = take(exam, model, models[MODEL], task.encoder, system)

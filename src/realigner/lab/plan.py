@@ -167,6 +167,8 @@ class Cell:
     def key(self) -> str:
         """Return the identity of what is computed; the block is not part of it."""
         setting = asdict(self.setting)
+        if setting["noise"] == 0:
+            setting["correlation"] = "independent"  # of nothing
         loss = {**LOSS.model_dump(mode="json"), **setting.pop("loss")}
         impact = _merged(IMPACT.model_dump(mode="json"), setting.pop("impact"))
         # Named one by one: a setting that the library gains later, and that does nothing here, changes no cell.

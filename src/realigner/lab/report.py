@@ -16,6 +16,12 @@ from realigner.lab.plan import Block, Study, block_cells, searched_arms
 from realigner.lab.study import Results, Row, searched
 from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean_of, summary
 
+BARS = (
+    "Differences are paired by seed and shift, in points, with 95 % intervals (Student's t) over seeds. *met* and "
+    "*MISSED* go by the mean; *surely* is added where the whole interval lies on that side. Utility is met only where "
+    "the whole interval is."
+)
+
 
 def write_tables(study: Study, results: Results) -> list[Path]:
     """Write `<block>.md` and `<block>.csv` for every block, with what is done so far; return the files."""
@@ -32,7 +38,7 @@ def write_tables(study: Study, results: Results) -> list[Path]:
             write_text(path, content)
             written.append(path)
     path = directory / "bars.md"
-    write_text(path, "# What was to be reached, and what was\n\n" + markdown(bars(study, results)))
+    write_text(path, f"# What was to be reached, and what was\n\n{BARS}\n\n" + markdown(bars(study, results)))
     return [*written, path]
 
 
@@ -63,8 +69,9 @@ def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:
         markdown(by_shift(rows, block.arms, shifts)),
         "All shifts together.\n",
         markdown(summary(rows, block.arms, ("agreement", "INVERT", "PUNISH", "CONFIRM", "NEUTRAL", "well-formed"))),
-        "Utility and cost: facts in percent right, perplexity and KL (nats a token) on held-out retained answers.\n",
-        markdown(summary(rows, block.arms, ("facts", "perplexity", "KL", "TFLOP", "CPU seconds"))),
+        "Utility and cost: facts in percent right, by log-likelihood and as answered; perplexity and KL (nats a token) "
+        "on held-out retained answers.\n",
+        markdown(summary(rows, block.arms, ("facts", "facts said", "perplexity", "KL", "TFLOP", "CPU seconds"))),
         "Safety in percent: harmful help on zero-tolerance prompts, and refusals where the new policy wants help.\n",
         markdown(summary(rows, block.arms, ("harm, unattacked", "nesting", "suppression", "over-refusal, new"))),
     ]

@@ -53,8 +53,8 @@ class Results:
             path.unlink()
 
     def of(self, cells: Sequence[Cell]) -> list[Row]:
-        """Return the rows of the cells that are done."""
-        return [self.rows[cell.key] for cell in cells if cell.key in self.rows]
+        """Return the rows of the cells that are done, each once."""
+        return [self.rows[key] for key in dict.fromkeys(cell.key for cell in cells) if key in self.rows]
 
 
 def compute(cell: Cell, cache: str, directory: str) -> Row:

@@ -49,6 +49,8 @@ class Wins:
     won: int
     tied: int
     lost: int
+    over_seeds: Mean | None = None
+    """The rate of each seed, as a mean with its interval."""
 
     @property
     def rate(self) -> float | None:
@@ -56,23 +58,29 @@ class Wins:
         return self.won / (self.won + self.lost) if self.won + self.lost else None
 
     def show(self) -> str:
-        """Return `83.1 % (ties 60.2 %)`."""
+        """Return `83.1 ± 2.0 % (ties 60.2 %)`; the interval is over seeds, around the mean of their rates."""
         total = self.won + self.tied + self.lost
-        if self.rate is None:
-            return f"– (ties {100 * self.tied / total:.1f} %)" if total else "–"
-        return f"{100 * self.rate:.1f} % (ties {100 * self.tied / total:.1f} %)"
+        ties = f"(ties {100 * self.tied / total:.1f} %)" if total else ""
+        if self.over_seeds is None:
+            return f"– {ties}".strip()
+        half = self.over_seeds.half
+        interval = "" if half is None else f" ± {100 * half:.1f}"
+        return f"{100 * self.over_seeds.value:.1f}{interval} % {ties}"
 
 
 def wins(ours: Sequence[Row], theirs: Sequence[Row]) -> Wins:
     """Compare two arms' answers, prompt by prompt, over the shifts and seeds that both have."""
     other = {_place(row): row for row in theirs if "ranks" in row}
-    won = tied = lost = 0
+    by_seed: dict[int, list[int]] = {}
     for row in ours:
         if "ranks" not in row or _place(row) not in other:
             continue
+        counts = by_seed.setdefault(row["seed"], [0, 0, 0])
         for a, b in zip(row["ranks"], other[_place(row)]["ranks"], strict=True):
-            won, tied, lost = won + (a > b), tied + (a == b), lost + (a < b)
-    return Wins(won, tied, lost)
+            counts[(a == b) + 2 * (a < b)] += 1
+    won, tied, lost = (sum(counts[i] for counts in by_seed.values()) for i in range(3))
+    rates = [won_here / (won_here + lost_here) for won_here, _, lost_here in by_seed.values() if won_here + lost_here]
+    return Wins(won, tied, lost, mean_of(rates))
 
 
 def difference(ours: Sequence[Row], theirs: Sequence[Row], read: Reading) -> Mean | None:
@@ -111,6 +119,7 @@ READINGS: dict[str, tuple[Reading, float, int]] = {
     "CONFIRM": (lambda row: row.get("by_outcome", {}).get("CONFIRM"), 100, 1),
     "NEUTRAL": (lambda row: row.get("by_outcome", {}).get("NEUTRAL"), 100, 1),
     "facts": (_field("facts"), 100, 1),
+    "facts said": (_field("facts_said"), 100, 1),
     "perplexity": (_field("perplexity"), 1, 2),
     "KL": (_field("kl"), 1, 3),
     "well-formed": (_field("well_formed"), 100, 1),

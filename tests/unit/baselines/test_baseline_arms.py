@@ -168,6 +168,18 @@ def test_random_weights_are_the_impact_weights_in_another_order(
     assert sorted(weights["impact"].values()) == pytest.approx(sorted(weights["random-weights"].values()))
 
 
+def test_the_uniform_control_trains_on_the_very_conflicts_that_impact_weights_train_on(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = {
+        arm: {t.id: t.weight for t in terms_of(make_task(), arm, monkeypatch) if t.loss}
+        for arm in ("impact", "uniform", "trace")
+    }
+    assert trained["uniform"].keys() == trained["impact"].keys() < trained["trace"].keys()
+    assert set(trained["uniform"].values()) == {1.0}
+    assert sum(trained["impact"].values()) == pytest.approx(sum(trained["uniform"].values()))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_the_stated_share_of_corrections_is_used(make_task: Callable[..., Task], share: float) -> None:
     triaged = make_task(corrected=share).triaged

@@ -48,4 +48,4 @@ def test_the_committed_study_is_a_study() -> None:
     study = Study.load(ROOT / "benchmarks" / "study" / "study.yaml")
     assert len(study.seeds) >= 5 and set(study.shifts) == set(SHIFTS) - {"tuning"}
     named = {arm for block in study.blocks for arm in block.arms if block.kind == "arms"}
-    assert set(ARMS) - named == {"uniform"}  # which the default is
+    assert set(ARMS) == named

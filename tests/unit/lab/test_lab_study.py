@@ -11,6 +11,7 @@ import pytest
 
 from realigner.errors import RecipeError
 from realigner.lab import study as study_module
+from realigner.lab.bars import _at_least
 from realigner.lab.exam import rank
 from realigner.lab.experiment import Setting, judged
 from realigner.lab.figures import write_figures
@@ -94,6 +95,16 @@ def test_the_default_of_a_setting_said_aloud_is_the_same_cell(study: Study) -> N
     cell = replace(cell, arm="trace")
     said = replace(cell, setting=replace(cell.setting, loss={"beta": 0.3}, impact={"gold": {"size": 24}}))
     assert said.key == cell.key
+
+
+def test_without_noise_it_does_not_matter_how_errors_would_be_correlated(study: Study) -> None:
+    (cell, *_) = block_cells(study, study.blocks[1], {"trace": 1e-4})
+    for noise, same in ((0.0, True), (0.1, False)):
+        keys = {
+            replace(cell, setting=replace(cell.setting, noise=noise, correlation=kind)).key
+            for kind in ("independent", "correlated")
+        }
+        assert (len(keys) == 1) == same
 
 
 def test_baselines_without_anchor_or_weights_do_not_depend_on_their_settings(study: Study) -> None:
@@ -192,16 +203,28 @@ def test_tables_say_what_is_done_and_compare_arms_on_the_same_prompts(study: Stu
     main = files["main.md"].read_text()
     assert "97.0 % (seed 0), 93.0 % (seed 1)" in main and "BELOW the 95% that is required: seed 1." in main
     assert "8 of 8 cells are done" in main and "| trace | 80.5 ± 6.4 |" in main
-    assert "100.0 % (ties 50.0 %)" in main  # over U2A: one prompt won, one tied
+    assert "100.0 ± 0.0 % (ties 50.0 %)" in main  # over U2A: one prompt won, one tied
     assert "another setting" in main
     assert "noise = 0.1, loss.alpha_kl = 0.1" in files["noise.md"].read_text()
     assert len(files["main.csv"].read_text().splitlines()) == 9
     lines = files["bars.md"].read_text().splitlines()
     within = next(line for line in lines if "within 2 points of DPO-Gold: safety" in line)
     assert "-2.0 ± 0.0 points, 2 seeds | met" in within
-    assert "| 100.0 % (ties 50.0 %) | met |" in next(line for line in lines if "win rate over U2A" in line)
+    assert "| 100.0 ± 0.0 % (ties 50.0 %) | met, surely |" in next(
+        line for line in lines if "win rate over U2A" in line
+    )
     assert "not run yet" in next(line for line in lines if "above naive relabelling: value" in line)
     assert [path.name for path in write_figures(study, results)] == ["main.svg", "noise.svg"]
+
+
+def test_a_bar_goes_by_the_mean_and_says_where_the_whole_interval_agrees() -> None:
+    def at(*values: float) -> list[str]:
+        return _at_least("bar", mean_of(values), 0.8).cells()[1:]
+
+    assert at(0.9, 0.9, 0.91) == ["90.3 ± 1.4 points, 3 seeds", "met, surely"]
+    assert at(0.7, 0.95) == ["82.5 ± 158.8 points, 2 seeds", "met"]
+    assert at(0.7, 0.71)[1] == "MISSED, surely" and at(0.6, 0.9)[1] == "MISSED"
+    assert at(0.9) == ["90.0 points, 1 seed", "met"] and at()[1] == "not run yet"
 
 
 def test_an_unfinished_study_says_so(study: Study) -> None:
@@ -226,8 +249,10 @@ def test_differences_are_paired_by_seed_and_wins_by_prompt() -> None:
     found = difference(ours, theirs, lambda r: r["agreement"])
     assert found is not None and found.n == 2 and found.value == pytest.approx(0.1)
     assert found.half == pytest.approx(0.0, abs=1e-9)
-    assert wins(ours, theirs) == Wins(won=3, tied=2, lost=1)
+    # Seed 0: one won, one tied, one lost. Seed 1: two won, one tied. The interval is over the seeds' own rates.
+    assert wins(ours, theirs) == Wins(won=3, tied=2, lost=1, over_seeds=mean_of([0.5, 1.0]))
     assert wins(ours, theirs).rate == 0.75
+    assert wins(ours, theirs[:1]).show() == "50.0 % (ties 33.3 %)" and wins(ours, []).show() == "–"
 
 
 def test_the_ground_truth_order_is_compliance_then_truth_then_helpfulness() -> None:
