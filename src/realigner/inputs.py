@@ -73,9 +73,16 @@ def generate_inputs(recipe: Recipe, _: Progress) -> Inputs:
 def evaluate_inputs(recipe: Recipe, _: Progress) -> Inputs:
     """Return what decides the judgements and the summary."""
     return {
-        "evaluate": _settings(recipe.evaluate, "oracle"),
+        "evaluate": {"retained": recipe.evaluate.retained},
         **_judge(recipe, recipe.evaluation_oracle),
     }
+
+
+def measure_inputs(recipe: Recipe, _: Progress) -> Inputs:
+    """Return what decides the evidence of the parts, beyond what decided the answers and the judgements."""
+    from realigner.evaluate.parts import parts_inputs
+
+    return {"evaluate": parts_inputs(recipe.evaluate)}
 
 
 def report_inputs(recipe: Recipe, _: Progress) -> Inputs:

@@ -8,6 +8,7 @@
 | train     | all of these              | metrics.jsonl, model/            | stage 2: the hybrid loss            |
 | generate  | triage, both models       | responses.parquet                | answers to held-out prompts         |
 | evaluate  | responses, both models    | judgements.parquet, summary.json | agreement, KL, perplexity           |
+| measure   | both models, responses    | evidence/                        | the parts that the recipe asks for  |
 | report    | the run directory         | report.html                      | one page                            |
 
 A stage's key is the hash of what it is computed from; it includes the key of the stage before it.
@@ -27,6 +28,7 @@ from realigner.errors import RecipeError, RunDirError, did_you_mean
 from realigner.inputs import (
     evaluate_inputs,
     generate_inputs,
+    measure_inputs,
     reference_inputs,
     report_inputs,
     train_inputs,
@@ -95,6 +97,7 @@ STAGES = (
     Stage("train", train_inputs, "realigner.train.stage:run_train", _training_is_ready, _judge_is_audited),
     Stage("generate", generate_inputs, "realigner.evaluate.stage:run_generate"),
     Stage("evaluate", evaluate_inputs, "realigner.evaluate.stage:run_evaluate"),
+    Stage("measure", measure_inputs, "realigner.evaluate.parts:run_measure"),
     Stage("report", report_inputs, "realigner.report.stage:run_report"),
 )
 NAMES = tuple(stage.name for stage in STAGES)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from realigner import recipe, recipe_corrections, recipe_judges, recipe_parts
+from realigner import recipe, recipe_corrections, recipe_evaluate, recipe_judges, recipe_parts
 
 _INTRODUCTION = """\
 # The recipe
@@ -52,7 +52,7 @@ def page_of(root: type[BaseModel], *modules: ModuleType) -> str:
     names: dict[str, list[str]] = {}
     for dotted, title in _places(sections, root.__name__, ""):
         names.setdefault(title, []).append(dotted)
-    meanings = _docstrings(modules or (recipe_parts, recipe_judges, recipe_corrections, recipe))
+    meanings = _docstrings(modules or (recipe_parts, recipe_judges, recipe_corrections, recipe_evaluate, recipe))
     parts = [
         _section(sections, title, ", ".join(f"`{name}`" for name in dotted if name) or "Top level", meanings[title])
         for title, dotted in names.items()

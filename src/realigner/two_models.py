@@ -1,7 +1,8 @@
 """Any two models by any policy on any prompts, without a run: their answers, the verdicts, agreement side by side.
 
-What it writes is a run directory of three stages, `generate`, `evaluate` and `report`. So it resumes, refuses what was
-computed from other inputs, can be audited (`realigner audit sample DIR --of evaluation`) and is read by the same tools.
+What it writes is a run directory of four stages, `generate`, `evaluate`, `measure` and `report`. So it resumes, refuses
+what was computed from other inputs, can be audited (`realigner audit sample DIR --of evaluation`) and is read by the
+same tools.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from realigner.data.prompts import ReadPrompt, read_prompts
 from realigner.errors import DataError
 from realigner.evaluate.answers import RESPONSES, Question, answer
 from realigner.evaluate.judging import judge_answers, policy_facts, write_summary
-from realigner.inputs import evaluate_inputs, report_inputs
+from realigner.evaluate.parts import measure_parts
+from realigner.inputs import evaluate_inputs, measure_inputs, report_inputs
 from realigner.manifest import MANIFEST, UPSTREAM, Inputs, key_of
 from realigner.model.load import model_fingerprint
 from realigner.oracle.noise import without_noise
@@ -105,8 +107,12 @@ def compare_two(compared: TwoModels, *, progress: Progress = SILENT, redo: bool 
     def evaluate(run: Run) -> Mapping[str, Any]:
         return _evaluate(run, compared)
 
+    def measure(run: Run) -> Mapping[str, Any]:
+        return measure_parts(run, compared.models)
+
     with Run.open(compared.recipe, _inputs(compared, progress), progress=progress, redo=redo) as run:
-        for name, work in (("generate", generate), ("evaluate", evaluate), ("report", run_report)):
+        stages = (("generate", generate), ("evaluate", evaluate), ("measure", measure), ("report", run_report))
+        for name, work in stages:
             run.stage(name, work)
     return load_run(compared.recipe.output)
 
@@ -149,12 +155,13 @@ def _inputs(compared: TwoModels, progress: Progress) -> dict[str, Inputs]:
         "prompts": text_hash(*(f"{prompt_key(read.prompt)} {read.topic}" for read in compared.prompts)),
     }
     evaluate = {**evaluate_inputs(recipe, progress), UPSTREAM: {"generate": key_of(generate)}}
+    measure = {**measure_inputs(recipe, progress), UPSTREAM: {"evaluate": key_of(evaluate)}}
     report = {
         **report_inputs(recipe, progress),
         "audit": hash_of(audit) if audit.is_file() else None,
-        UPSTREAM: {"evaluate": key_of(evaluate)},
+        UPSTREAM: {"measure": key_of(measure)},
     }
-    return {"generate": generate, "evaluate": evaluate, "report": report}
+    return {"generate": generate, "evaluate": evaluate, "measure": measure, "report": report}
 
 
 def _model(settings: ModelSettings) -> dict[str, Any]:

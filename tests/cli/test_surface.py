@@ -27,6 +27,7 @@ SURFACE = {
     "train": STAGE,
     "generate": STAGE,
     "evaluate": STAGE | JUDGING | {"--before", "--after", "--policy", "--prompts", "--column", "--out"},
+    "measure": STAGE,
     "report": STAGE,
     "calibrate": {"RECIPE", "--output", "--examples", "--method", "--judge", "--set", *COMMON},
     "discover": {

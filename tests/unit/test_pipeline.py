@@ -15,7 +15,8 @@ from realigner.pipeline import NAMES, STAGES, Stage, run, stage_inputs
 from realigner.recipe import Recipe
 from realigner.runs import Interrupted, Run, load_run
 
-SECTIONS = dict(zip(NAMES, ("data", "text", "impact", "train", "generate", "evaluate", "report"), strict=True))
+OF_STAGES = ("data", "text", "impact", "train", "generate", "evaluate", "oracle", "report")
+SECTIONS = dict(zip(NAMES, OF_STAGES, strict=True))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def recipe_for(directory: Path, **changes: object) -> Recipe:
 
 
 def test_the_stages_are_those_of_the_method_in_order() -> None:
-    assert NAMES == ("triage", "reference", "weigh", "train", "generate", "evaluate", "report")
+    assert NAMES == ("triage", "reference", "weigh", "train", "generate", "evaluate", "measure", "report")
 
 
 def test_every_stage_has_a_function_that_takes_a_run() -> None:
@@ -102,7 +103,7 @@ def test_a_changed_setting_is_refused_by_name_before_any_stage_runs(tmp_path: Pa
         run(changed)
     assert tuple(ran) == NAMES
     run(changed, redo=True)
-    assert tuple(ran[7:]) == NAMES[3:]
+    assert tuple(ran[8:]) == NAMES[3:]
 
 
 def test_a_change_of_a_later_stage_is_seen_when_an_earlier_one_is_asked_for(tmp_path: Path, ran: list[str]) -> None:
@@ -137,4 +138,4 @@ def test_a_stages_key_holds_the_key_of_the_stage_before_it(tmp_path: Path, ran: 
     after = stage_inputs(recipe_for(tmp_path, data={"path": "d", "limit": 3}))
     assert all(before[name] != after[name] for name in NAMES)
     later = stage_inputs(recipe_for(tmp_path, generate={"prompts": 3}))
-    assert [name for name in NAMES if before[name] != later[name]] == ["generate", "evaluate", "report"]
+    assert [name for name in NAMES if before[name] != later[name]] == ["generate", "evaluate", "measure", "report"]

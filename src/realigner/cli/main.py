@@ -251,6 +251,7 @@ def evaluate(
     return voice.code
 
 
+_stage_verb("measure", "Measure the parts that `evaluate` of the recipe asks for; those that are there are kept.")
 _stage_verb("report", "Write the report.")
 
 

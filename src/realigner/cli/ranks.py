@@ -8,7 +8,7 @@ from realigner.ranks import rank
 
 JUDGING = ("triage", "calibrate", "correct")
 """Verbs that ask a judge and compute nothing else that torchrun could share: the others score for its local judge."""
-RUNNING = ("run", "demo", "reference", "weigh", "train", "generate", "evaluate")
+RUNNING = ("run", "demo", "reference", "weigh", "train", "generate", "evaluate", "measure")
 """Verbs whose stages all processes compute together."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,11 @@ from realigner.oracle import Oracle, ask, open_oracle
 from realigner.oracle.build import asked_facts, judged_by
 from realigner.oracle.plan import Planner
 from realigner.policy import Policy
+from realigner.progress import Progress
+from realigner.recipe import Recipe
 from realigner.records import Judgement, Verdict
 from realigner.runs import Run
+from realigner.spent import Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,26 @@ def judge_answers(run: Run) -> Judged:
     judge = recipe.evaluation_oracle
     rows = pq.read_table(run.path("responses.parquet")).to_pylist()
     with open_oracle(judge, policy, recipe.output, run.spent) as oracle:
-        verdicts = _judge(run, oracle, [judgement_of(row) for row in rows], judge.questions_at_a_time)
+        verdicts = _judge(oracle, [judgement_of(row) for row in rows], judge.questions_at_a_time, run.progress)
         asked = asked_facts(oracle)
     with run.writing("judgements.parquet") as path:
         pq.write_table(judgement_rows(rows, verdicts), path)
     return Judged(rows, verdicts, policy, oracle.identity, asked)
+
+
+def judge_questions(
+    recipe: Recipe, policy: Policy, questions: Sequence[Judgement], progress: Progress, spent: Spent
+) -> tuple[list[Verdict], str, dict[str, Any]]:
+    """Return the verdicts of the evaluation's oracle, its identity, and what asking took.
+
+    Raises:
+        OracleError: the oracle cannot be built or asked.
+        LimitReached: a limit on calls or money would be passed; what was answered is stored.
+    """
+    judge = recipe.evaluation_oracle
+    with open_oracle(judge, policy, recipe.output, spent) as oracle:
+        verdicts = _judge(oracle, list(questions), judge.questions_at_a_time, progress)
+        return verdicts, oracle.identity, asked_facts(oracle)
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
@@ -79,16 +97,16 @@ def write_summary(run: Run, summary: Mapping[str, Any]) -> None:
         write_text(path, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _judge(run: Run, oracle: Oracle, questions: list[Judgement], at_a_time: int) -> list[Verdict]:
+def _judge(oracle: Oracle, questions: list[Judgement], at_a_time: int, progress: Progress) -> list[Verdict]:
     """Return the verdicts on the responses; where a judge is asked, say before how much of it, and hold the limits."""
     judged = judged_by(oracle)
     if judged is None:
-        return ask(oracle, questions, at_a_time, run.progress)
+        return ask(oracle, questions, at_a_time, progress)
     with Planner(judged) as planner:
         planner.add(questions)
         plan = planner.plan()
     for line in plan.lines():
-        run.progress.say(line)
+        progress.say(line)
     plan.refuse_over(judged.meter)
-    with judged.asking(plan.calls, run.progress):
+    with judged.asking(plan.calls, progress):
         return ask(oracle, questions, at_a_time)
