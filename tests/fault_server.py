@@ -48,6 +48,9 @@ class Server:
         self.good: Counter[str] = Counter()
         self.order: list[list[Any]] = []
         self.seen: list[dict[str, Any]] = []
+        self.kept: dict[str, dict[str, Any]] = {}
+        """Good answers by idempotency key: the same request again is answered by them, and not paid for."""
+        self.replayed = 0
         self.open = self.most_open = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -71,6 +74,10 @@ class Server:
         self.asked[item] += 1
         self.order.append(["asked", item, time.time()])
         self.seen = [*self.seen[-19:], {"headers": headers, "body": body, "path": path}]
+        key = headers.get("idempotency-key", "")
+        if key in self.kept:
+            self.replayed += 1
+            return await self.write(writer, 200, self.kept[key])
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
@@ -86,6 +93,8 @@ class Server:
         if fault == "ok":
             await asyncio.sleep(0.002)
             self.paid(item)
+            if "idempotency-key" in headers:
+                self.kept[headers["idempotency-key"]] = completion(text)
             return await self.write(writer, 200, completion(text))
         if fault == "hang":
             await asyncio.sleep(3600)
@@ -113,6 +122,8 @@ class Server:
                 await asyncio.sleep(0.05 if fault == "endless-drip" else 0.005)
                 if start + step >= len(whole):
                     self.paid(item)
+                    if "idempotency-key" in headers:
+                        self.kept[headers["idempotency-key"]] = completion(text)
                 writer.write(whole[start : start + step])
                 await writer.drain()
             return True
@@ -163,6 +174,7 @@ class Server:
             "order": self.order,
             "seen": self.seen,
             "most_open": self.most_open,
+            "replayed": self.replayed,
         }
 
 

@@ -184,20 +184,20 @@ def _check_policy(recipe: Recipe, findings: _Findings) -> Policy:
 
 def _check_oracle(recipe: Recipe, oracle: Oracle, seen: _Seen | None, findings: _Findings) -> None:
     """See whether judges can be asked and what that takes; judge a sample where it costs nothing."""
-    findings.ok("oracle", oracle.identity)
     calls = 0
     judged = judged_by(oracle)
     if judged is not None:
-        for line in judged.check():
+        for line in judged.check():  # before the identity is asked for: this finds out the output mode
             (findings.warn if "WARNING" in line else findings.ok)("oracle", line)
-        if seen is not None:
-            with Planner(judged) as planner:
-                planner.add([Judgement(p.prompt, text) for p in seen.sample for text in (p.chosen, p.rejected)])
-                plan = planner.plan()
-            calls = plan.calls
-            of = "all" if seen.whole and len(seen.sample) < SAMPLE else "a sample of"
-            for line in plan.lines():
-                findings.ok("oracle", f"for {of} {len(seen.sample):,} pairs, {line}")
+    findings.ok("oracle", oracle.identity)
+    if judged is not None and seen is not None:
+        with Planner(judged) as planner:
+            planner.add([Judgement(p.prompt, text) for p in seen.sample for text in (p.chosen, p.rejected)])
+            plan = planner.plan()
+        calls = plan.calls
+        of = "all" if seen.whole and len(seen.sample) < SAMPLE else "a sample of"
+        for line in plan.lines():
+            findings.ok("oracle", f"for {of} {len(seen.sample):,} pairs, {line}")
     if calls:
         findings.ok("triage", "not tried on a sample, because its judge is not free; see realigner triage --dry-run")
     elif seen is not None:

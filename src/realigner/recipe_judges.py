@@ -108,9 +108,15 @@ class Connection(Section):
     budget: PositiveFloat = 900.0
     """Seconds that one question or candidate may be tried again, pauses included. If none is answered for as long, the
     run stops; it can be resumed."""
+    idempotency_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")] | None = None
+    """Header in which this server takes idempotency keys, e.g. `Idempotency-Key`: what it answered to a process that
+    was killed is then not paid for again. `null`: none is sent, as few servers know them."""
 
     @model_validator(mode="after")
     def _no_secret(self) -> Self:
+        taken = ("authorization", "content-type", "content-length", "host", self.key_header.lower())
+        if (self.idempotency_header or "").lower() in taken:
+            raise ValueError(f"idempotency_header is {self.idempotency_header!r}, which carries something else")
         # OracleErrors, unlike ValueErrors, leave here as they are: their messages do not repeat what may be a key.
         check_url(self.url)
         check_extra(self.extra)

@@ -24,13 +24,16 @@ CONCURRENCY = 32
 COMMAND = "import sys; from realigner.cli.main import main; sys.exit(main())"
 
 
-def write_recipe(folder: Path, server: FaultServer, model: str = "mixed-1", pairs_in_all: int = PAIRS) -> Path:
+def write_recipe(
+    folder: Path, server: FaultServer, model: str = "mixed-1", pairs_in_all: int = PAIRS, **more: Any
+) -> Path:
     numbers = range(pairs_in_all)
     pairs = ({"prompt": f"q{n}", "chosen": f"item-{n}", "rejected": f"item-{n + PAIRS}"} for n in numbers)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     rules = [{"id": "kind", "by": "llm", "text": "The response is kind."}]
     (folder / "policy.yaml").write_text(json.dumps({"id": "p", "version": "1", "title": "t", "rules": rules}))
-    llm = {"kind": "http", "url": server.url, "model": model, "output": "json_schema", "concurrency": CONCURRENCY}
+    llm = {"kind": "http", "url": server.url, "model": model, "output": "json_schema", **more}
+    llm["concurrency"] = CONCURRENCY
     recipe = {
         "output": str(folder / "run"),
         "model": {"path": "never-loaded"},
@@ -108,6 +111,21 @@ def test_every_item_has_one_verdict_or_is_invalid_and_nothing_is_paid_for_twice(
     assert 0 < invalid < 0.12 * 2 * PAIRS
     asked = load_run(tmp_path / "run").stages["triage"]["facts"]["asked"]
     assert asked["rules"]["kind"]["invalid"] == invalid
+
+
+def test_a_server_that_takes_idempotency_keys_is_paid_once_for_every_answer(tmp_path: Path) -> None:
+    with fault_server.running() as server:
+        recipe = write_recipe(tmp_path, server, "mixed-2", 500, idempotency_header="Idempotency-Key")
+        for answers in (250, 600):
+            killed_after(answers, recipe, server)
+        assert start(recipe).wait() == 0
+        log = server.log()
+    paid = {item.rpartition("/")[2]: count for item, count in log["good"].items()}
+    assert paid.pop("probe") == 1
+    assert set(paid.values()) == {1}
+    assert log["replayed"] >= 2  # the probe, twice; and what was under way when the process died
+    final = stored(tmp_path)
+    assert final == {item: right_label(int(item)) for item in paid}
 
 
 def test_ctrl_c_ends_a_run_at_once_and_quietly_and_keeps_what_was_answered(tmp_path: Path) -> None:

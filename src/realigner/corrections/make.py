@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from realigner.corrections.candidate import Candidate, CorrectionTally
 from realigner.corrections.checks import Fate, TextChecks, cleaned, is_flat_refusal
@@ -16,7 +17,7 @@ from realigner.corrections.prompt import writer_instructions, writer_messages
 from realigner.corrections.similarity import words_of
 from realigner.corrections.writers import Order, Writer
 from realigner.oracle import Oracle, ask
-from realigner.oracle.meter import BYTES_PER_TOKEN, LEAST_BYTES_PER_TOKEN, Meter
+from realigner.oracle.meter import BYTES_PER_TOKEN, LEAST_BYTES_PER_TOKEN, JudgeSpent, Meter
 from realigner.oracle.remember import NotRemembered
 from realigner.policy import Policy
 from realigner.progress import SILENT, Progress
@@ -92,6 +93,11 @@ class Corrector:
         self._judge([candidate for of_pair in candidates for candidate in of_pair if candidate.fate is Fate.ACCEPTED])
         return [self._settle(of_pair) for of_pair in candidates]
 
+    @property
+    def spent(self) -> dict[str, Any]:
+        """What writing took: calls, tokens and cost, as plain JSON types."""
+        return self._meter.by_judge.get(self._writer.identity, JudgeSpent(self._writer.costs)).as_dict()
+
     def _candidates(self, pairs: Sequence[Pair]) -> list[list[Candidate]]:
         """Return every pair's candidates: those of the journal, and new ones."""
         found: list[dict[int, Candidate]] = [{} for _ in pairs]
@@ -144,7 +150,7 @@ class Corrector:
         entered = _tokens(order, BYTES_PER_TOKEN) if draft.input_tokens is None else draft.input_tokens
         written = self._writer.costs.max_output_tokens if draft.output_tokens is None else draft.output_tokens
         if draft.finish != "error":
-            self._meter.spend(self._writer.costs, 1, entered, written)
+            self._meter.spend(self._writer.costs, 1, entered, written, self._writer.identity)
             self.tally.input_tokens += entered
             self.tally.output_tokens += written
         if draft.keep:

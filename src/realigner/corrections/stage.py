@@ -70,7 +70,8 @@ class Corrections:
 
     def facts(self) -> dict[str, Any]:
         """Return what became of pairs and candidates, and who wrote, as plain JSON types."""
-        return {**self.corrector.tally.as_dict(), "writer": self.writer.identity, "second_judge": self.second}
+        facts = {"writer": self.writer.identity, "spent": self.corrector.spent, "second_judge": self.second}
+        return {**self.corrector.tally.as_dict(), **facts}
 
     def _provenance(self, item: TriagedPair) -> dict[str, Any]:
         candidate = self.chosen.pop(item.pair.id, None)

@@ -130,6 +130,7 @@ class HttpWriter:
             patience=Patience(budget=wanted.budget),
             timeout=wanted.timeout,
             connect_timeout=wanted.connect_timeout,
+            idempotency_header=wanted.idempotency_header,
         )
 
 

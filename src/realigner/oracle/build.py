@@ -39,6 +39,8 @@ class JudgeContext:
     policy: Policy
     build: Callable[[JudgeSettings], RuleJudge]
     """Builds a member of an ensemble, with its own memory."""
+    may_ask: bool = True
+    """False: not even to identify itself may a judge ask anybody."""
 
 
 JUDGES = {
@@ -163,7 +165,7 @@ def open_policy_oracle(
     else:
         opened = VerdictStore.read(path) if path.exists() else VerdictStore.temporary()
     with opened as store:
-        yield build_policy_oracle(settings, policy, store, meter)
+        yield build_policy_oracle(settings, policy, store, meter, may_ask=not reading)
 
 
 def _with_noise(oracle: Oracle, settings: OracleSettings, policy: Policy) -> Oracle:
@@ -196,14 +198,14 @@ def asked_facts(oracle: Oracle) -> dict[str, Any]:
 
 
 def build_policy_oracle(
-    settings: OracleSettings, policy: Policy, store: VerdictStore | None, meter: Meter
+    settings: OracleSettings, policy: Policy, store: VerdictStore | None, meter: Meter, *, may_ask: bool = True
 ) -> PolicyOracle:
-    """Return the oracle of kind `judges` over an open store."""
+    """Return the oracle of kind `judges` over an open store; `may_ask` as in `JudgeContext`."""
 
     def member(inner: JudgeSettings) -> RuleJudge:
         return remembering(build_judge(inner, context), store, meter, settings.rules_per_call)
 
-    context = JudgeContext(policy, member)
+    context = JudgeContext(policy, member, may_ask)
     wanted = {role: getattr(settings, role) for role in JUDGED}
     judges = {role: build_judge(inner, context) for role, inner in wanted.items() if inner is not None}
     return PolicyOracle(policy, judges, store, meter=meter, rules_per_call=settings.rules_per_call)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from realigner.errors import OracleError
 from realigner.oracle.judge import Fact, RuleAnswer, RuleJudge, RuleQuestion
+from realigner.oracle.meter import HeldBack
 from realigner.oracle.remember import check_judge
 from realigner.oracle.rule_asking import ask_rules
 from realigner.policy import Rule
@@ -70,13 +71,22 @@ class VotesJudge:
         """Yield each question's verdict as soon as the last judge has voted on it; the judges answer side by side."""
         votes: dict[int, dict[int, RuleAnswer]] = {}
         with ExitStack() as stack:
-            streams = [stack.enter_context(_asked(judge, questions)) for judge in self.members]
-            running = dict(enumerate(streams))
+            running = dict(enumerate(stack.enter_context(closing(_Voter(judge, questions))) for judge in self.members))
+            waiting: dict[int, _Voter] = {}
             while running:
-                for number, stream in list(running.items()):
-                    following = next(stream, None)
+                for number, voter in list(running.items()):
+                    try:
+                        following = voter.next()
+                    except HeldBack:
+                        if len(running) == 1:
+                            raise
+                        # What the others may take can be all that a limit leaves; who has ended takes nothing.
+                        waiting[number] = running.pop(number)
+                        continue
                     if following is None:
                         del running[number]
+                        running |= waiting
+                        waiting.clear()
                         continue
                     place, answer = following
                     given = votes.setdefault(place, {})
@@ -108,6 +118,37 @@ class VotesJudge:
             reason = next(vote.reason for vote in votes if vote.label is Label.INVALID)
             return RuleVerdict(rule.id, Label.INVALID, f"votes: {said}; the missing ones could decide ({reason})")
         return RuleVerdict(rule.id, Label.UNSURE, f"votes: {said}; no majority of {self._margin} or more")
+
+
+class _Voter:
+    """One judge of a vote and the questions that it has not answered yet."""
+
+    def __init__(self, judge: RuleJudge, questions: Sequence[RuleQuestion]) -> None:
+        self._judge, self._questions = judge, questions
+        self._left = dict.fromkeys(range(len(questions)))
+        self._places: list[int] = []
+        self._answers: Iterator[tuple[int, RuleAnswer]] | None = None
+
+    def next(self) -> tuple[int, RuleAnswer] | None:
+        """Return the next (place, answer), or None where all are answered. After `HeldBack` it can be called again."""
+        if self._answers is None:
+            self._places = list(self._left)
+            self._answers = ask_rules(self._judge, [self._questions[place] for place in self._places])
+        try:
+            found = next(self._answers, None)
+        except HeldBack:
+            self._answers = None
+            raise
+        if found is None:
+            return None
+        place = self._places[found[0]]
+        del self._left[place]
+        return place, found[1]
+
+    def close(self) -> None:
+        """End the judge's work."""
+        if isinstance(self._answers, Generator):
+            self._answers.close()
 
 
 @dataclass(frozen=True, slots=True)

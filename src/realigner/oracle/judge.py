@@ -58,8 +58,11 @@ class RuleJudge(Protocol):
 
     More members are looked for and may be absent: `costs: JudgeCosts` (without it, calls cost no money);
     `check() -> str`, called before the first question, which says in one line that the judge can be asked, or raises
-    OracleError (no server, wrong key); `free: bool` (asking is as cheap as looking up, so nothing is stored); and, for
-    those that ask others, `members: Sequence[RuleJudge]` and `asks_all: bool` (false: later members are asked at most).
+    OracleError (no server, wrong key); `free: bool` (asking is as cheap as looking up, so nothing is stored); `note:
+    str`, what a plan has to say of it; `streams: bool` (`answer` is given an iterator and takes the next question as it
+    has room, so that what comes before a question, such as looking it up, is done while others are being answered);
+    and, for those that ask others, `members: Sequence[RuleJudge]` and `asks_all: bool` (false: later members are asked
+    at most).
     """
 
     @property

@@ -7,8 +7,8 @@ from typing import Any
 
 from realigner.errors import OracleError
 from realigner.policy import Rule
-from realigner.policy.prompt import NONCE_LENGTH, fenced, rule_wording
-from realigner.records import Judgement, Message, prompt_key, text_hash
+from realigner.policy.prompt import fenced, fixed_nonce, rule_wording
+from realigner.records import Judgement, Message
 
 PROMPT_VERSION = 1
 """Raise it with any change of the words below, or of how they become text."""
@@ -42,8 +42,7 @@ def yes_no_messages(rule: Rule, question: Judgement) -> list[Message]:
     The fence code is a hash of rule, prompt and response: no author can write a response that contains its own, and
     the same question is always put in the same words, so that a verdict can be repeated.
     """
-    nonce = text_hash(rule.hash, prompt_key(question.prompt), question.response)[:NONCE_LENGTH]
-    block, code = fenced(question, nonce)
+    block, code = fenced(question, fixed_nonce([rule], question))
     return [
         Message(role="system", content=_TASK.format(rule=rule_wording(rule))),
         Message(role="user", content=_ASK.format(code=code, block=block)),

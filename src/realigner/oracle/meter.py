@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +24,8 @@ LEAST_BYTES_PER_TOKEN = 2
 """For the limits, which count on the worst."""
 FENCES = 600
 """Bytes around the text under judgement in a judge's prompt."""
+_AGAIN = "give the same command again: every answer so far is kept"
+_NOTHING = Spent()
 
 
 class Price(BaseModel):
@@ -66,6 +68,39 @@ class Prices(BaseModel):
 
 
 @dataclass
+class JudgeSpent:
+    """What the answers of one judge took."""
+
+    costs: JudgeCosts | None
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = 0.0
+    """None: it is paid and has no price."""
+
+    def add(self, calls: int, input_tokens: int, output_tokens: int, cost: float | None) -> None:
+        """Count one answer."""
+        self.calls += calls
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "model": self.costs.model if self.costs else None,
+            "calls": self.calls,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost": None if self.cost is None else round(self.cost, 6),
+        }
+
+
+class HeldBack(LimitReached):
+    """A question waits until others, of another judge, are answered: they may take all that a limit leaves."""
+
+
+@dataclass
 class Meter:
     """Counts calls, tokens and money, and refuses what would pass a limit."""
 
@@ -81,8 +116,12 @@ class Meter:
     """Verdicts that were known, by rule id; the same question asked again counts here."""
     invalid: Counter[str] = field(default_factory=Counter)
     """Verdicts of those asked that could not be had, by rule id."""
+    by_judge: dict[str, JudgeSpent] = field(default_factory=dict)
+    """What each judge took, by its identity; only those that were asked."""
     may_ask: bool = True
     """Whether judges may be asked at all; where not, what is not remembered raises `NotRemembered`."""
+    promised: Spent = field(default_factory=Spent)
+    """The most that the questions under way can take; only counted where there are limits."""
     advance: Callable[[int], object] | None = None
     """Told of each answer, for progress."""
 
@@ -103,13 +142,44 @@ class Meter:
             )
         return known.get(costs.model)
 
-    def allowed(self, costs: JudgeCosts | None, questions: Sequence[RuleQuestion]) -> int:
-        """Return how many of the questions, from the first on, can be asked whatever their answers cost.
+    def promise(self, costs: JudgeCosts | None, question: RuleQuestion) -> Spent | None:
+        """Set aside the most that a question can take; None where that, with what others may take, passes a limit.
 
         Raises:
-            LimitReached: not even one.
+            OracleError: there is a limit on money, and the model has no price.
         """
-        return self.room(costs, len(questions), (tokens_of(asked, LEAST_BYTES_PER_TOKEN) for asked in questions))
+        price = self.price(costs)
+        if self.max_calls is None and (self.max_cost is None or price is None):
+            return _NOTHING
+        most = Spent(calls=costs.most_calls if costs else 1)
+        if self.max_cost is not None and price is not None and costs is not None:
+            most.cost = _worst_cost(price, costs, tokens_of(question, LEAST_BYTES_PER_TOKEN))
+        calls, cost = self.spent.calls + self.promised.calls, self.spent.cost + self.promised.cost
+        if self.max_calls is not None and calls + most.calls > self.max_calls:
+            return None
+        if self.max_cost is not None and most.cost and cost + most.cost > self.max_cost:
+            return None
+        self.promised.calls += most.calls
+        self.promised.cost += most.cost
+        return most
+
+    def release(self, promise: Spent) -> None:
+        """Take back what was set aside for a question: it was answered, or will not be asked."""
+        self.promised.calls -= promise.calls
+        # Sums of fractions do not come back to nothing by themselves.
+        self.promised.cost = self.promised.cost - promise.cost if self.promised.calls else 0.0
+
+    def refuse(self, costs: JudgeCosts | None, question: RuleQuestion) -> NoReturn:
+        """Say why not even one question can be asked now.
+
+        Raises:
+            LimitReached: always.
+        """
+        self.room(costs, 1, [tokens_of(question, LEAST_BYTES_PER_TOKEN)])
+        # There is room, but for questions that another judge was asked and has not answered yet.
+        raise HeldBack(
+            "what other judges are being asked may take what is left of a limit", "the limit holds", _AGAIN.capitalize()
+        )
 
     def room(self, costs: JudgeCosts | None, count: int, input_tokens: Iterable[int]) -> int:
         """Return how many of `count` requests, from the first on, can be made whatever they cost.
@@ -128,37 +198,45 @@ class Meter:
         if count < 1:
             self._stop(f"{self.spent.calls:,} of max_calls {self.max_calls:,} calls are made", "Raise --max-calls")
         if self.max_cost is not None and price is not None and costs is not None:
-            left = self.max_cost - self.spent.cost
+            cost = self.spent.cost
             for place, entered in enumerate(islice(input_tokens, count)):
-                left -= _worst_cost(price, costs, entered)
-                if left < 0:
+                cost += _worst_cost(price, costs, entered)
+                if cost > self.max_cost:
                     if place == 0:
                         money = f"{self.spent.cost:.4f} of max_cost {self.max_cost:g} is spent"
                         self._stop(f"{money}, and one more call could pass it", "Raise --max-cost")
                     return place
         return count
 
-    def record(self, costs: JudgeCosts | None, question: RuleQuestion, facts: Mapping[str, Fact]) -> None:
-        """Count one answer, by what it says it took; tokens that it does not say are estimated."""
+    def record(
+        self, costs: JudgeCosts | None, question: RuleQuestion, facts: Mapping[str, Fact], judge: str = ""
+    ) -> None:
+        """Count one answer of a judge, by what it says it took; tokens that it does not say are estimated."""
         calls = _whole(facts, "calls", 1)
         most = costs.max_output_tokens if costs else 0
         entered = _whole(facts, "input_tokens", calls * tokens_of(question))
         written = _whole(facts, "output_tokens", calls * most)
         if self.advance is not None:
             self.advance(1)
-        self.spend(costs, calls, entered, written)
+        self.spend(costs, calls, entered, written, judge)
 
-    def spend(self, costs: JudgeCosts | None, calls: int, input_tokens: int, output_tokens: int) -> None:
-        """Count calls, their tokens and their money."""
+    def spend(
+        self, costs: JudgeCosts | None, calls: int, input_tokens: int, output_tokens: int, judge: str = ""
+    ) -> None:
+        """Count calls of a judge or a writer, their tokens and their money."""
+        price = self.price(costs)
+        cost = price.of(input_tokens, output_tokens) if price is not None else 0.0
         self.spent.calls += calls
         self.spent.input_tokens += input_tokens
         self.spent.output_tokens += output_tokens
-        price = self.price(costs)
-        if price is not None:
-            self.spent.cost += price.of(input_tokens, output_tokens)
+        self.spent.cost += cost
+        known = price is not None or costs is None or not costs.paid
+        self.by_judge.setdefault(judge, JudgeSpent(costs)).add(
+            calls, input_tokens, output_tokens, cost if known else None
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON types: verdicts asked, reused and invalid by rule, and what asking took."""
+        """Return plain JSON types: verdicts asked, reused and invalid by rule, and what asking took, also by judge."""
         rules = dict.fromkeys((*self.asked, *self.reused))
         return {
             "computed": dict(self.computed),
@@ -171,12 +249,11 @@ class Meter:
             "output_tokens": self.spent.output_tokens,
             "cost": round(self.spent.cost, 6) if self.prices else None,
             "currency": self.prices.currency if self.prices else None,
+            "judges": {judge: spent.as_dict() for judge, spent in self.by_judge.items()},
         }
 
     def _stop(self, given: str, remedy: str) -> None:
-        raise LimitReached(
-            given, "the limit holds", f"{remedy} and give the same command again: every answer so far is kept"
-        )
+        raise LimitReached(given, "the limit holds", f"{remedy} and {_AGAIN}")
 
 
 def tokens_of(question: RuleQuestion, bytes_per_token: int = BYTES_PER_TOKEN) -> int:

@@ -59,6 +59,8 @@ class JudgePlan:
     """Verdicts that the store holds, by rule id."""
     asked: Counter[str] = field(default_factory=Counter)
     """Verdicts that will surely be asked for, by rule id."""
+    note: str = ""
+    """What the judge has to say of its plan."""
 
     def cost(self, amount: Amount) -> float | None:
         """Return what an amount costs; 0 for a judge that is not paid, None for one without a price."""
@@ -90,6 +92,7 @@ class JudgePlan:
             "sure": self._amount(self.sure),
             "perhaps": self._amount(self.perhaps),
             "measured_on": self.measured,
+            **({"note": self.note} if self.note else {}),
         }
 
     def _amount(self, amount: Amount) -> dict[str, Any]:
@@ -159,6 +162,8 @@ class Plan:
                 lines.append(f"{judge.role}: and at most {self._words(judge, judge.perhaps)} more")
             rules = ", ".join(f"{rule} {count:,}" for rule, count in judge.asked.items())
             lines.append(f"{judge.role}: by rule: {rules or 'none for sure'}; length and time of answers {basis}")
+            if judge.note:
+                lines.append(f"{judge.role}: {judge.note}")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -276,6 +281,7 @@ class Planner:
             output_per_call=TOKENS_PER_VERDICT * self._oracle.rules_per_call if output is None else output,
             seconds_per_call=SECONDS_PER_CALL if seconds is None else seconds,
             measured=len(facts) if output is not None or seconds is not None else 0,
+            note=getattr(leaf.judge, "note", ""),
         )
 
 

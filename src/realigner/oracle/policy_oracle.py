@@ -149,7 +149,7 @@ class PolicyOracle:
                 if rule.id not in verdicts:
                     verdicts[rule.id] = rule.judge(asked.prompt, asked.response)
                     self.meter.computed[rule.id] += 1
-        if not any(given):
+        if not self.meter.may_ask and not any(given):
             self._recall(questions, found)
         for judge, calls, places in self.calls(questions, found):
             for number, answer in ask_rules(judge, calls) if calls else ():
@@ -170,7 +170,7 @@ class PolicyOracle:
             yield judge, asked, places
 
     def _recall(self, questions: Sequence[Judgement], found: Sequence[dict[str, RuleVerdict]]) -> None:
-        """Take what is wholly stored by the short way."""
+        """Take what is wholly stored by the short way; where judges may be asked, that is done while they answer."""
         for judge, rules in self._judges.values():
             if isinstance(judge, RememberingJudge):
                 for verdicts, known in zip(found, judge.recall(questions, rules), strict=True):

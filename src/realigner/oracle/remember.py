@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 from realigner.oracle.asking import Key, question_key
 from realigner.oracle.judge import JudgeCosts, RuleAnswer, RuleJudge, RuleQuestion
@@ -11,6 +14,10 @@ from realigner.oracle.rule_asking import ask_rules
 from realigner.oracle.store import Said, VerdictStore
 from realigner.policy import Rule
 from realigner.records import Judgement, Label, RuleVerdict
+from realigner.spent import Spent
+
+AHEAD = 256
+"""Questions that are looked up together, while those before them are being answered."""
 
 
 class NotRemembered(Exception):
@@ -26,6 +33,8 @@ class RememberingJudge:
         meter: counts, and stops before a limit is passed.
         rules_per_call: the mode in which rules are judged together; verdicts of other modes are not used.
     """
+
+    streams = True
 
     def __init__(
         self, judge: RuleJudge, store: VerdictStore | None, meter: Meter | None = None, rules_per_call: int = 1
@@ -50,35 +59,61 @@ class RememberingJudge:
         """Ask the judge whether it can be asked."""
         return check_judge(self.judge)
 
-    def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
-        """Yield what is known first, then the answers as they arrive; each is stored before the next is awaited.
+    def answer(self, questions: Iterable[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
+        """Yield what is known, and the answers as they arrive; each is stored before the next is awaited.
+
+        Questions are looked up a part at a time, while those before them are being answered.
 
         Raises:
             LimitReached: the next call could pass a limit. Every answer so far is stored.
             OracleError: the judge breaks its contract, or has no price under a limit on money.
         """
-        known = self.known(questions)
-        waiting: dict[tuple[Key, tuple[str, ...]], list[int]] = {}
-        for place, asked in enumerate(questions):
-            missing = tuple(rule.hash for rule in asked.rules if rule.hash not in known[place])
-            if missing:
-                waiting.setdefault((question_key(asked.question), missing), []).append(place)
+        ready: deque[tuple[int, RuleAnswer]] = deque()
+        waiting: list[_Waiting] = []
+        for number, answer in self._ask(self._missing(questions, ready, waiting)):
+            yield from _taken(ready)
+            asked = waiting[number]
+            asked.answer = answer
+            for again, (place, question, known) in enumerate(asked.places):
+                yield place, self._share(asked, question, known, again > 0)
+        yield from _taken(ready)
+
+    def _missing(
+        self, questions: Iterable[RuleQuestion], ready: deque[tuple[int, RuleAnswer]], waiting: list[_Waiting]
+    ) -> Iterator[RuleQuestion]:
+        """Yield each distinct question that has to be asked, noted in `waiting`; what is known goes into `ready`."""
+        first: dict[tuple[Key, tuple[str, ...]], _Waiting] = {}
+        for place, (question, known) in enumerate(self._looked_up(questions)):
+            hashes = tuple(rule.hash for rule in question.rules if rule.hash not in known)
+            if not hashes:
+                self._count_reused(question.rules)
+                ready.append((place, _joined(question, known, RuleAnswer((), facts={"stored": True}))))
+                continue
+            key = question_key(question.question), hashes
+            earlier = first.get(key)
+            if earlier is None:
+                first[key] = asked = _Waiting(_only(question.rules, hashes), [(place, question, known)])
+                waiting.append(asked)
+                yield RuleQuestion(asked.rules, question.question)
+            elif earlier.answer is None:
+                earlier.places.append((place, question, known))
             else:
-                self._count_reused(asked.rules)
-                yield place, _joined(asked, known[place], RuleAnswer((), facts={"stored": True}))
-        pending = [
-            (RuleQuestion(_only(questions[places[0]].rules, missing), questions[places[0]].question), places)
-            for (_, missing), places in waiting.items()
-        ]
-        for asked, places, answer in self._ask(pending):
-            said = {
-                rule.hash: (verdict.label, verdict.reason)
-                for rule, verdict in zip(asked.rules, answer.verdicts, strict=True)
-            }
-            for number, place in enumerate(places):
-                now_known = known[place] | said
-                self._count_reused(rule for rule in questions[place].rules if number > 0 or rule.hash not in said)
-                yield place, _joined(questions[place], now_known, answer)
+                ready.append((place, self._share(earlier, question, known, again=True)))
+
+    def _looked_up(self, questions: Iterable[RuleQuestion]) -> Iterator[tuple[RuleQuestion, dict[str, Said]]]:
+        rest = iter(questions)
+        while part := list(islice(rest, AHEAD)):
+            yield from zip(part, self.known(part), strict=True)
+
+    def _share(self, asked: _Waiting, question: RuleQuestion, known: dict[str, Said], again: bool) -> RuleAnswer:
+        """Return the answer to one of the questions that were asked as one."""
+        assert asked.answer is not None
+        said = {
+            rule.hash: (verdict.label, verdict.reason)
+            for rule, verdict in zip(asked.rules, asked.answer.verdicts, strict=True)
+        }
+        self._count_reused(rule for rule in question.rules if again or rule.hash not in said)
+        return _joined(question, known | said, asked.answer)
 
     def recall(self, questions: Sequence[Judgement], rules: Sequence[Rule]) -> list[list[RuleVerdict] | None]:
         """Return the verdicts of all the rules on each question, or None where one is not stored. Asks nothing.
@@ -116,23 +151,25 @@ class RememberingJudge:
                 found[key] = self._store.find_aside(self.identity, question) | found[key]
         return [found[key] for key in keys]
 
-    def _ask(
-        self, pending: Sequence[tuple[RuleQuestion, list[int]]]
-    ) -> Iterator[tuple[RuleQuestion, list[int], RuleAnswer]]:
-        """Ask in parts that cannot pass a limit; without limits that is all at once, so that no slot is idle."""
-        start = 0
-        if pending and not self.meter.may_ask:
-            raise NotRemembered
-        while start < len(pending):
-            asked = [question for question, _ in pending[start:]]
-            part = asked[: self.meter.allowed(self.costs, asked)]
-            for place, answer in ask_rules(self.judge, part):
-                self._keep(part[place], answer)
-                yield part[place], pending[start + place][1], answer
-            start += len(part)
+    def _ask(self, questions: Iterator[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
+        """Yield (number of the question, answer); what could pass a limit waits until it is known what others took."""
+        costs, asked, held = self.costs, 0, next(questions, None)
+        while held is not None:
+            if not self.meter.may_ask:
+                raise NotRemembered
+            part = _Part(held, questions, self.meter, costs)
+            try:
+                for place, answer in ask_rules(self.judge, part.admitted()):
+                    self.meter.release(part.promises.pop(place))
+                    self._keep(part.questions[place], answer)
+                    yield asked + place, answer
+            finally:
+                for promise in part.promises.values():
+                    self.meter.release(promise)
+            asked, held = asked + len(part.questions), part.held
 
     def _keep(self, asked: RuleQuestion, answer: RuleAnswer) -> None:
-        self.meter.record(self.costs, asked, answer.facts)
+        self.meter.record(self.costs, asked, answer.facts, self.identity)
         verdicts = [(rule.hash, verdict) for rule, verdict in zip(asked.rules, answer.verdicts, strict=True)]
         for _, verdict in verdicts:
             self.meter.asked[verdict.rule] += 1
@@ -148,6 +185,50 @@ class RememberingJudge:
     def _count_reused(self, rules: Iterable[Rule]) -> None:
         for rule in rules:
             self.meter.reused[rule.id] += 1
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A question that is being asked, or was: for all of those that are the same."""
+
+    rules: tuple[Rule, ...]
+    places: list[tuple[int, RuleQuestion, dict[str, Said]]]
+    """(place, question, what is known of it)."""
+    answer: RuleAnswer | None = None
+
+
+@dataclass(slots=True)
+class _Part:
+    """Questions that may be asked together, whatever their answers cost; the next one, if any, stays in `held`."""
+
+    held: RuleQuestion | None
+    rest: Iterator[RuleQuestion]
+    meter: Meter
+    costs: JudgeCosts | None
+    questions: list[RuleQuestion] = field(default_factory=list)
+    promises: dict[int, Spent] = field(default_factory=dict)
+
+    def admitted(self) -> Iterator[RuleQuestion]:
+        """Yield questions as long as the limits allow.
+
+        Raises:
+            LimitReached: they do not even allow the first.
+        """
+        while self.held is not None:
+            promise = self.meter.promise(self.costs, self.held)
+            if promise is None:
+                if not self.questions:
+                    self.meter.refuse(self.costs, self.held)
+                return
+            self.promises[len(self.questions)] = promise
+            self.questions.append(self.held)
+            yield self.held
+            self.held = next(self.rest, None)
+
+
+def _taken(ready: deque[tuple[int, RuleAnswer]]) -> Iterator[tuple[int, RuleAnswer]]:
+    while ready:
+        yield ready.popleft()
 
 
 def check_judge(judge: RuleJudge) -> str:

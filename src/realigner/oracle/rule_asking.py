@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from realigner.errors import OracleError
 from realigner.oracle.judge import RuleAnswer, RuleJudge, RuleQuestion
@@ -12,32 +13,48 @@ from realigner.records import Label, RuleVerdict
 REMEDY = "Mend the judge's answer(): (place, RuleAnswer) exactly once a question"
 
 
-def ask_rules(judge: RuleJudge, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
+def ask_rules(judge: RuleJudge, questions: Iterable[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
     """Yield (place, answer) as the judge gives them, each once, with the verdicts in the order of the rules.
+
+    A judge that `streams` takes the questions one by one as it has room; any other gets a list of all.
 
     Raises:
         OracleError: the judge left a question out, answered one twice, or gave something that is no answer.
     """
     given = f"judge {judge.identity}"
-    open_places = set(range(len(questions)))
-    for place, answer in judge.answer(questions):
+    taken: list[RuleQuestion] = []
+    open_places: set[int] = set()
+    passing = _noted(questions, taken, open_places)
+    given_to_it: Any = passing if getattr(judge, "streams", False) else list(passing)
+    for place, answer in judge.answer(given_to_it):
         if place not in open_places:
             raise OracleError(f"{given} answered place {place!r}", "it answers each question exactly once", REMEDY)
-        fault = _fault(answer, questions[place])
+        fault = _fault(answer, taken[place])
         if fault:
             raise OracleError(
-                f"{given}, question {place + 1} of {len(questions)}: {fault}",
+                f"{given}, question {place + 1}: {fault}",
                 "an answer has one verdict a rule, in their order, and keeps nothing invalid",
                 REMEDY,
             )
         open_places.discard(place)
         yield place, _sendable(answer)
+    for _ in passing:  # a judge that streams may have ended before the questions did
+        pass
     if open_places:
         raise OracleError(
-            f"{given} left {len(open_places)} of {len(questions)} questions without an answer",
+            f"{given} left {len(open_places)} of {len(taken)} questions without an answer",
             "what cannot be answered is Label.INVALID with a reason",
             REMEDY,
         )
+
+
+def _noted(
+    questions: Iterable[RuleQuestion], taken: list[RuleQuestion], open_places: set[int]
+) -> Iterator[RuleQuestion]:
+    for question in questions:
+        open_places.add(len(taken))
+        taken.append(question)
+        yield question
 
 
 def _sendable(answer: RuleAnswer) -> RuleAnswer:

@@ -15,7 +15,7 @@ from typing import Any
 
 from realigner.policy.inert import inert
 from realigner.policy.rule import Rule, RuleExample
-from realigner.records import Judgement, Label, Message, text_hash
+from realigner.records import Judgement, Label, Message, prompt_key, text_hash
 
 PROMPT_VERSION = 1
 """Raise it with any change of the words below; it belongs into the identity of every judge that sends them."""
@@ -49,6 +49,14 @@ _REASON = "one or two sentences: what in the response decides"
 def new_nonce() -> str:
     """Return a fresh random fence code: 16 hex digits, 64 bits."""
     return secrets.token_hex(NONCE_LENGTH // 2)
+
+
+def fixed_nonce(rules: Sequence[Rule], question: Judgement) -> str:
+    """Return a fence code that is a hash of rules, prompt and response: no author can write a text that contains its
+    own, and equal questions have equal prompts.
+    """
+    hashes = (rule.hash for rule in rules)
+    return text_hash(*hashes, prompt_key(question.prompt), question.response)[:NONCE_LENGTH]
 
 
 def judge_messages(rules: Sequence[Rule], question: Judgement, nonce: str) -> list[Message]:

@@ -120,4 +120,5 @@ class ServedGuard:
             patience=Patience(budget=server.budget),
             timeout=server.timeout,
             connect_timeout=server.connect_timeout,
+            idempotency_header=server.idempotency_header,
         )

@@ -35,20 +35,22 @@ def http_client(settings: HttpJudgeSettings) -> ChatClient:
         patience=Patience(budget=settings.budget),
         timeout=settings.timeout,
         connect_timeout=settings.connect_timeout,
+        idempotency_header=settings.idempotency_header,
     )
 
 
-def build_http(settings: HttpJudgeSettings, context: JudgeContext) -> HttpJudge:  # noqa: ARG001
+def build_http(settings: HttpJudgeSettings, context: JudgeContext) -> HttpJudge:
     """Return the judge of a recipe; see `oracle/build.py`."""
-    return http_judge(settings)
+    return http_judge(settings, may_ask=context.may_ask)
 
 
-def http_judge(settings: HttpJudgeSettings, pins: Path | None = None) -> HttpJudge:
+def http_judge(settings: HttpJudgeSettings, pins: Path | None = None, *, may_ask: bool = True) -> HttpJudge:
     """Return the judge that the settings describe.
 
     Args:
         settings: of one `kind: http`.
         pins: where modes that `output: auto` found are remembered. Default: a file in the user's cache folder.
+        may_ask: whether the server may be asked for its mode when the judge has to be identified.
 
     Raises:
         OracleError: the URL or the key cannot be used, or the key would travel in the clear.
@@ -58,4 +60,5 @@ def http_judge(settings: HttpJudgeSettings, pins: Path | None = None) -> HttpJud
         output=settings.output,
         deployment=settings.deployment,
         pins=pins_file() if pins is None else pins,
+        may_ask=may_ask,
     )

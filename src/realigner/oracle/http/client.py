@@ -37,6 +37,7 @@ class ChatClient:
         patience: how failures are tried again.
         timeout: seconds that one attempt may take, from connection to the last byte.
         connect_timeout: seconds until a connection must stand.
+        idempotency_header: header for keys by which the server knows a request again; None: none are sent.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class ChatClient:
         patience: Patience = Patience(),  # noqa: B008
         timeout: float = 120.0,
         connect_timeout: float = 10.0,
+        idempotency_header: str | None = None,
     ) -> None:
         self.endpoint, self.model, self.limits, self.patience = endpoint, model, limits, patience
+        self.idempotency_header = idempotency_header
         self.tally = Tally()
         self._timeouts = timeout, connect_timeout
         self._lock = threading.Lock()
@@ -138,7 +141,7 @@ class ChatClient:
         # Whoever only needs a judge's identity does not wait for the HTTP library.
         from realigner.oracle.http.transport import Transport
 
-        transport = Transport(self.endpoint, self.limits.concurrency, *self._timeouts)
+        transport = Transport(self.endpoint, self.limits.concurrency, *self._timeouts, self.idempotency_header)
         pace = Pace(self.limits, loop.time())
         return Dispatcher(transport, self.endpoint, pace, self.patience, loop, self.tally)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from realigner.oracle.http.parse import Unreadable, read_answer
 from realigner.oracle.http.records import ChatRequest, Completion
 from realigner.oracle.judge import Fact, JudgeCosts, RuleAnswer, RuleQuestion
 from realigner.policy import Rule
-from realigner.policy.prompt import PROMPT_VERSION, judge_messages, new_nonce
+from realigner.policy.prompt import PROMPT_VERSION, fixed_nonce, judge_messages, new_nonce
 from realigner.records import Judgement, Label, Message, RuleVerdict, text_hash
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ _REPAIR = (
 class _Asked:
     """One question under way."""
 
+    rules: Sequence[Rule]
     messages: list[Message]
     turns: int = 1
     verdicts: tuple[RuleVerdict, ...] = ()
@@ -67,7 +69,11 @@ class HttpJudge:
         deployment: stands for the server in the identity. Default: its host, port and path, so that another server
             under the same model name is another judge.
         pins: file that remembers which mode `auto` found; None: every process asks the server again.
+        may_ask: whether the server may be asked for its mode when the judge has to be identified. Where not, a judge
+            whose mode is not known yet has an identity that no verdict is stored under.
     """
+
+    streams = True
 
     def __init__(
         self,
@@ -76,11 +82,12 @@ class HttpJudge:
         output: Literal["auto", "json_schema", "json_object", "plain"] = "auto",
         deployment: str | None = None,
         pins: Path | None = None,
+        may_ask: bool = True,
     ) -> None:
         self.client = client
         self._fixed = None if output == "auto" else Mode(output)
         self._place = deployment or client.endpoint.place
-        self._pins = pins
+        self._pins, self._may_ask = pins, may_ask
         self._probe: Probe | None = None
         self._identity: str | None = None
         self._noticed: set[str] = set()
@@ -95,11 +102,20 @@ class HttpJudge:
             OracleError: the mode has to be asked for, and the server cannot be asked.
         """
         if self._identity is None:
-            model = self.client.model
-            settings = text_hash(json.dumps([model.temperature, dict(model.extra)], sort_keys=True))
-            place = f"{model.model}@{self._place}"
-            self._identity = f"http/{VERSION}:{place}:{self.mode}:prompt-{PROMPT_VERSION}:{settings}"
+            if not self._may_ask and self.known_mode is None:
+                return self._identity_in("auto")
+            self._identity = self._identity_in(self.mode)
         return self._identity
+
+    @property
+    def note(self) -> str:
+        """What has to be said of a plan for this judge; empty where there is nothing."""
+        if self._may_ask or self.known_mode is not None:
+            return ""
+        return (
+            "its output mode is not known yet and asking for it is a call too, so nothing counts as known: name it in "
+            "`output`, or let `realigner check` find it"
+        )
 
     @property
     def costs(self) -> JudgeCosts:
@@ -154,8 +170,8 @@ class HttpJudge:
             self._probe, self._fixed = found, found.mode
         return self._probe
 
-    def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
-        """Yield (place, answer) as they arrive.
+    def answer(self, questions: Iterable[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
+        """Yield (place, answer) as they arrive; questions are taken as the server has room for them.
 
         An answer that cannot be read is sent back once, with the reason; then it is `invalid`, as are answers that
         were cut, filtered or refused, and requests that the server does not take. None of these is to be kept.
@@ -164,25 +180,27 @@ class HttpJudge:
             OracleError: the server cannot be reached, or refuses the key, the model, or (now) the mode.
             JudgeError: it stopped answering.
         """
-        if not questions:
+        rest = iter(questions)
+        first = next(rest, None)
+        if first is None:
             return
         mode = self.reach().mode
         under_way: dict[int, _Asked] = {}
 
         def requests() -> Iterator[ChatRequest]:
-            for place, question in enumerate(questions):
+            for place, question in enumerate(chain((first,), rest)):
                 request = self._first_turn(question.rules, question.question, mode)
-                under_way[place] = _Asked(list(request.messages))
+                under_way[place] = _Asked(question.rules, list(request.messages))
                 yield request
 
         def again(place: int, completion: Completion) -> ChatRequest | None:
             if refuses_form(completion, mode):
                 raise self._changed(mode, completion)
-            return _next_turn(under_way[place], questions[place].rules, completion, mode)
+            return _next_turn(under_way[place], completion, mode)
 
         for place, completion in self.client.complete(requests(), again=again):
             self._notice(completion.model)
-            yield place, _answer(under_way.pop(place), questions[place].rules, completion, mode)
+            yield place, _answer(under_way.pop(place), completion, mode)
 
     def request(self, question: RuleQuestion) -> dict[str, Any]:
         """Return the body of the request that asks this question, as a live call or a line of a batch file sends it."""
@@ -196,13 +214,18 @@ class HttpJudge:
 
     def read(self, question: RuleQuestion, completion: Completion) -> RuleAnswer:
         """Return the answer that a completion from elsewhere (a batch file) holds; there is no repair turn."""
-        asked = _Asked([], turns=TURNS)
-        _next_turn(asked, question.rules, completion, self.mode)
-        return _answer(asked, question.rules, completion, self.mode)
+        asked = _Asked(question.rules, [], turns=TURNS)
+        _next_turn(asked, completion, self.mode)
+        return _answer(asked, completion, self.mode)
 
     @property
     def _pin_key(self) -> tuple[str, ...]:
         return self.client.endpoint.url, self.client.model.model
+
+    def _identity_in(self, mode: str) -> str:
+        model = self.client.model
+        settings = text_hash(json.dumps([model.temperature, dict(model.extra)], sort_keys=True))
+        return f"http/{VERSION}:{model.model}@{self._place}:{mode}:prompt-{PROMPT_VERSION}:{settings}"
 
     def _notice(self, served: str) -> None:
         """Warn, once a name, where the server says that another model answers than the one that was found."""
@@ -217,7 +240,10 @@ class HttpJudge:
         )
 
     def _first_turn(self, rules: Sequence[Rule], question: Judgement, mode: Mode) -> ChatRequest:
-        return ChatRequest(judge_messages(rules, question, new_nonce()), response_format(mode, rules))
+        # A server knows a request again by its bytes: the code of the fences is then no random one, but a hash that no
+        # author can put into the text that it is made from.
+        nonce = new_nonce() if self.client.idempotency_header is None else fixed_nonce(rules, question)
+        return ChatRequest(judge_messages(rules, question, nonce), response_format(mode, rules))
 
     def _changed(self, mode: Mode, completion: Completion) -> OracleError:
         return OracleError(
@@ -228,13 +254,13 @@ class HttpJudge:
         )
 
 
-def _next_turn(asked: _Asked, rules: Sequence[Rule], completion: Completion, mode: Mode) -> ChatRequest | None:
+def _next_turn(asked: _Asked, completion: Completion, mode: Mode) -> ChatRequest | None:
     """Read a completion into `asked`; return the repair turn where it could not be read and there was none yet."""
     asked.count(completion)
     if not completion.ok:
         return None
     try:
-        asked.verdicts = read_answer(completion.text, rules, alone=mode is not Mode.PLAIN)
+        asked.verdicts = read_answer(completion.text, asked.rules, alone=mode is not Mode.PLAIN)
     except Unreadable as error:
         asked.why = str(error)
     if asked.verdicts or asked.turns == TURNS:
@@ -245,10 +271,10 @@ def _next_turn(asked: _Asked, rules: Sequence[Rule], completion: Completion, mod
         Message(role="assistant", content=completion.text[:LONGEST_QUOTE]),
         Message(role="user", content=_REPAIR.format(why=asked.why)),
     ]
-    return ChatRequest(turns, response_format(mode, rules))
+    return ChatRequest(turns, response_format(mode, asked.rules))
 
 
-def _answer(asked: _Asked, rules: Sequence[Rule], completion: Completion, mode: Mode) -> RuleAnswer:
+def _answer(asked: _Asked, completion: Completion, mode: Mode) -> RuleAnswer:
     facts: dict[str, Fact] = {
         "output": mode.value,
         "model": completion.model,
@@ -263,4 +289,4 @@ def _answer(asked: _Asked, rules: Sequence[Rule], completion: Completion, mode: 
     if asked.verdicts:
         return RuleAnswer(asked.verdicts, True, facts)
     why = completion.error or f"the answer could not be read: {asked.why}"
-    return RuleAnswer(tuple(RuleVerdict(rule.id, Label.INVALID, why) for rule in rules), False, facts)
+    return RuleAnswer(tuple(RuleVerdict(rule.id, Label.INVALID, why) for rule in asked.rules), False, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from hashlib import sha256
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -24,10 +25,18 @@ class Transport:
         connections: the most at a time.
         timeout: seconds that one exchange may take, however slowly its bytes drip.
         connect_timeout: seconds until the connection must stand.
+        idempotency_header: header for the key of a request; None: none is sent.
     """
 
-    def __init__(self, endpoint: Endpoint, connections: int, timeout: float, connect_timeout: float) -> None:
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        connections: int,
+        timeout: float,
+        connect_timeout: float,
+        idempotency_header: str | None = None,
+    ) -> None:
+        self._endpoint, self._idempotency_header = endpoint, idempotency_header
         self._timeout = timeout
         self._url = endpoint.completions
         self._proxy = proxy_for(endpoint.url)
@@ -41,16 +50,27 @@ class Transport:
             trust_env=False,
         )
 
-    async def post(self, body: bytes) -> Reply | Broken:
-        """Send one body. Redirects are not followed: the key is for the host that the user named."""
+    async def post(self, body: bytes, replies: int | None = None) -> Reply | Broken:
+        """Send one body. Redirects are not followed: the key is for the host that the user named.
+
+        Args:
+            body: what is sent.
+            replies: how many replies to it came before. Where the server takes idempotency keys, an equal body with an
+                equal number is to it the same request, also from another process. None: no key is sent.
+        """
+        headers = None
+        if self._idempotency_header is not None and replies is not None:
+            headers = {self._idempotency_header: f"{sha256(body).hexdigest()[:32]}-{replies}"}
         try:
-            async with self._session.post(self._url, data=body, allow_redirects=False, proxy=self._proxy) as response:
+            async with self._session.post(
+                self._url, data=body, headers=headers, allow_redirects=False, proxy=self._proxy
+            ) as response:
                 raw = await _read(response)
                 if raw is None:
                     response.close()
                     return Broken(f"the reply is longer than {LARGEST_REPLY // 2**20} MiB", garbled=True)
-                headers = response.headers
-                return Reply(response.status, raw, headers.get("Retry-After"), headers.get("Location"))
+                said = response.headers
+                return Reply(response.status, raw, said.get("Retry-After"), said.get("Location"))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return self._explain(error)
 

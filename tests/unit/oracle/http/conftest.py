@@ -28,12 +28,14 @@ def connect(server: FaultServer) -> Iterator[Connect]:
     def connect(
         model: str, *, budget: float = 5.0, timeout: float = 5.0, concurrency: int = 8, **more: Any
     ) -> ChatClient:
+        header = more.pop("idempotency_header", None)
         client = ChatClient(
             open_endpoint(server.url, more.pop("key_env", None), environment=more.pop("environment", {})),
             ModelSettings(model, **more),
             limits=Limits(concurrency),
             patience=Patience(budget=budget, base=0.02),
             timeout=timeout,
+            idempotency_header=header,
         )
         made.append(client)
         return client

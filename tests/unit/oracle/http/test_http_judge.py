@@ -11,10 +11,11 @@ import pytest
 from fault_server import FaultServer, right_label
 
 from realigner.errors import OracleError
-from realigner.oracle.http import HttpJudge
+from realigner.oracle.http import HttpJudge, http_judge
 from realigner.oracle.http.modes import Mode, pinned, pins_file
 from realigner.oracle.judge import RuleAnswer, RuleJudge, RuleQuestion
 from realigner.policy import Rule
+from realigner.recipe_judges import HttpJudgeSettings
 from realigner.records import Judgement, Label, user_prompt
 
 MakeJudge = Callable[..., HttpJudge]
@@ -236,6 +237,52 @@ def test_a_judge_with_a_known_mode_has_an_identity_without_a_server() -> None:
 
     nobody = ChatClient(open_endpoint("http://127.0.0.1:9/v1"), ModelSettings("m"))
     assert ":plain:" in HttpJudge(nobody, output="plain").identity
+
+
+def test_where_nothing_may_be_asked_a_judge_without_a_mode_has_an_identity_that_nothing_is_stored_under(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    settings = HttpJudgeSettings(kind="http", url=server.url, model="ok,ok,ok")
+    quiet = http_judge(settings, tmp_path / "pins.json", may_ask=False)
+    assert ":auto:" in quiet.identity
+    assert quiet.note.startswith("its output mode is not known yet")
+    assert server.asked("ok,ok,ok") == {}
+    http_judge(settings, tmp_path / "pins.json").check()
+    assert ":json_schema:" in quiet.identity
+    assert quiet.note == ""
+    assert server.asked("ok,ok,ok") == {"probe": 1}
+
+
+def test_with_idempotency_keys_equal_questions_are_equal_requests_and_unequal_ones_are_not(
+    judge: MakeJudge, server: FaultServer
+) -> None:
+    model, bodies, keys = "ok,ok,ok,ok,ok", [], []
+    for number in (1, 1, 2):
+        answers(judge(model, idempotency_header="Idempotency-Key"), number)
+        said = server.last(model)
+        bodies.append(said["body"])
+        keys.append(said["headers"]["idempotency-key"])
+    assert bodies[0] == bodies[1] != bodies[2]
+    assert keys[0] == keys[1] != keys[2]
+    assert server.good(model) == {"probe": 1, "1": 1, "2": 1}
+    answers(judge(model), 1)
+    assert "idempotency-key" not in server.last(model)["headers"]
+
+
+def test_a_reply_that_did_not_come_keeps_its_key_and_one_that_came_does_not(
+    judge: MakeJudge, server: FaultServer
+) -> None:
+    for fault, same in (("half,ok,ok,ok", True), ("500,ok,ok,ok", False)):
+        answers(judge(fault, idempotency_header="Idempotency-Key"), 5)
+        entries = [entry for entry in server.log()["seen"] if entry["body"]["model"] == fault][-2:]
+        first, second = (entry["headers"]["idempotency-key"] for entry in entries)
+        assert (first == second) is same
+
+
+@pytest.mark.parametrize("header", ["Authorization", "content-length", "X-Own"])
+def test_an_idempotency_header_that_carries_something_else_is_refused(header: str) -> None:
+    with pytest.raises(ValueError, match=f"idempotency_header is '{header}', which carries something else"):
+        HttpJudgeSettings(kind="http", url="http://x/v1", model="m", key_header="X-Own", idempotency_header=header)
 
 
 def test_a_key_that_is_not_set_is_refused_before_anything_is_sent(judge: MakeJudge, server: FaultServer) -> None:
