@@ -15,6 +15,9 @@ from realigner.errors import DiskError
 TEMPORARY = ".tmp-"
 """Prefix of everything unfinished. A prefix, so that writers that look at the suffix still see it."""
 
+DESCRIPTION = "README.md"
+"""In a directory: words about its content (a model card), not part of it."""
+
 _WHOLE = 64 * 2**20
 _SAMPLES, _SAMPLE_BYTES = 32, 2**20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -70,14 +73,14 @@ def remove(path: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files under a directory; -1 if there is nothing."""
+    """Return the bytes of a file, or of a directory's content; -1 if there is nothing."""
     if not path.exists():
         return -1
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in _files(path))
+    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in _content(path))
 
 
 def hash_of(path: Path) -> str:
-    """Return the identity of a file's content, or of all files under a directory, as `method:hex digits`.
+    """Return the identity of a file's content, or of a directory's, as `method:hex digits`.
 
     Up to 64 MiB the whole file is hashed (`sha256`); a larger one by its size and 32 pieces of 1 MiB spread
     evenly from its start to its end (`sampled-sha256`), which takes a fraction of a second at any size.
@@ -86,7 +89,7 @@ def hash_of(path: Path) -> str:
         return _hash_file(path)
     digest = hashlib.sha256()
     methods = set()
-    for file in _files(path):
+    for file in _content(path):
         method, _, value = _hash_file(file).partition(":")
         methods.add(method)
         digest.update(f"{file.relative_to(path).as_posix()}\0{value}\0".encode())
@@ -150,6 +153,11 @@ def _hash_file(path: Path) -> str:
             file.seek((size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE_BYTES))
     return f"sampled-sha256:{digest.hexdigest()}"
+
+
+def _content(directory: Path) -> list[Path]:
+    """Return what counts as a directory's content: all but its README.md, which may be written or edited later."""
+    return [path for path in _files(directory) if path != directory / DESCRIPTION]
 
 
 def _files(directory: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from realigner.policy import Policy
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
 from realigner.records import Judgement, Outcome, Pair, TriagedPair, prompt_text
+from realigner.report.gate import read_gate
 from realigner.runs import LOCK, finished_stages, load_run
 from realigner.triaging import CorrectionIndex, TriageTally, triage
 from realigner.triaging.human import HumanVerdicts, read_human_verdicts
@@ -122,6 +123,9 @@ def check(recipe: Recipe, progress: Progress = SILENT) -> list[Finding]:
         advance(1)
         _check_model(recipe, seen, findings)
         advance(1)
+        if recipe.report.gate is not None:
+            with findings.about("report"):
+                findings.ok("report", f"the gate has {len(read_gate(recipe.report.gate))} conditions")
         with findings.about("output"):
             _check_output(recipe, findings)
             _check_audit(recipe, findings)

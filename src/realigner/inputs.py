@@ -87,7 +87,11 @@ def measure_inputs(recipe: Recipe, _: Progress) -> Inputs:
 
 def report_inputs(recipe: Recipe, _: Progress) -> Inputs:
     """Return what decides the page, beyond the run itself."""
-    return {"report": _settings(recipe.report)}
+    gate = recipe.report.gate
+    return {
+        "report": _settings(recipe.report, "gate"),
+        **({"gate": _content(gate, "report.gate")} if gate is not None else {}),
+    }
 
 
 def _kept(loss: LossSettings) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Stage:
     """Raises what can be known to be wrong before any stage has run."""
     gate: Callable[[Recipe], object] | None = None
     """Raises what must hold of the stages before, when this one is about to run."""
+    demand: Callable[[Recipe], object] | None = None
+    """Raises what must hold of its result, whenever it is asked for."""
 
     def load(self) -> Work:
         """Import the stage's function."""
@@ -90,6 +92,22 @@ def _judge_is_audited(recipe: Recipe) -> None:
     refuse_unaudited(recipe)
 
 
+def _gate_is_readable(recipe: Recipe) -> None:
+    """Refuse a gate file that means nothing."""
+    from realigner.report.gate import read_gate
+
+    if recipe.report.gate is not None:
+        read_gate(recipe.report.gate)
+
+
+def _gate_is_met(recipe: Recipe) -> None:
+    """Refuse a run that does not meet the gate that its recipe names."""
+    from realigner.report.gate import refuse_unmet
+
+    if recipe.report.gate is not None:
+        refuse_unmet(recipe.output, recipe.report.gate)
+
+
 STAGES = (
     Stage("triage", triage_inputs, "realigner.triaging.stage:run_triage"),
     Stage("reference", reference_inputs, "realigner.model.stage:run_reference", _text_is_ready, _judge_is_audited),
@@ -98,7 +116,7 @@ STAGES = (
     Stage("generate", generate_inputs, "realigner.evaluate.stage:run_generate"),
     Stage("evaluate", evaluate_inputs, "realigner.evaluate.stage:run_evaluate"),
     Stage("measure", measure_inputs, "realigner.evaluate.parts:run_measure"),
-    Stage("report", report_inputs, "realigner.report.stage:run_report"),
+    Stage("report", report_inputs, "realigner.report.stage:run_report", _gate_is_readable, demand=_gate_is_met),
 )
 NAMES = tuple(stage.name for stage in STAGES)
 SHARED = ("reference", "weigh", "train", "generate", "evaluate")
@@ -173,6 +191,9 @@ def run(
                 stage.gate(recipe)
             alone = ranks.world() == 1 or stage.name not in SHARED
             opened.stage(stage.name, stage.load() if alone else _with_others(stage))
+        for stage in wanted:
+            if stage.demand is not None:
+                stage.demand(recipe)
     return result(recipe.output)
 
 

@@ -381,6 +381,9 @@ class ReportSettings(Section):
     """Prompts shown with the responses before and after, at most 200."""
     title: str | None = None
     """Heading of the page. Default: made from the policy's title."""
+    gate: OptionalFilePath = None
+    """A file of conditions on figures, see evidence.md: the report says which hold, and the run ends with exit code 3
+    unless all do."""
 
 
 class Recipe(Section):

@@ -28,6 +28,7 @@ from realigner.oracle.noise import without_noise
 from realigner.progress import SILENT, Progress
 from realigner.recipe import ModelSettings, Recipe
 from realigner.records import prompt_key, text_hash
+from realigner.report.gate import read_gate, refuse_unmet
 from realigner.report.stage import run_report
 from realigner.runs import Run, StoredRun, load_run
 
@@ -95,6 +96,7 @@ def compare_two(compared: TwoModels, *, progress: Progress = SILENT, redo: bool 
 
     Raises:
         RealignerError: something given is wrong; what was finished is kept, and the same call resumes.
+        GateNotMet: the gate that `report.gate` names is not met; everything is kept.
     """
 
     def generate(run: Run) -> Mapping[str, Any]:
@@ -110,10 +112,15 @@ def compare_two(compared: TwoModels, *, progress: Progress = SILENT, redo: bool 
     def measure(run: Run) -> Mapping[str, Any]:
         return measure_parts(run, compared.models)
 
+    gate = compared.recipe.report.gate
+    if gate is not None:
+        read_gate(gate)  # before anything is computed
     with Run.open(compared.recipe, _inputs(compared, progress), progress=progress, redo=redo) as run:
         stages = (("generate", generate), ("evaluate", evaluate), ("measure", measure), ("report", run_report))
         for name, work in stages:
             run.stage(name, work)
+    if gate is not None:
+        refuse_unmet(compared.recipe.output, gate)
     return load_run(compared.recipe.output)
 
 

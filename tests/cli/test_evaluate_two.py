@@ -62,7 +62,8 @@ def test_two_models_are_compared_by_topic_with_intervals_and_a_report(models: Pa
     assert load_run("found").facts("generate")["models"] == {"before": f"{models}/one", "after": f"{models}/two"}
     assert "By topic" in Path("found/report.html").read_text()
     assert {path.name for path in Path("found").iterdir() if not path.name.startswith(".")} == {
-        *("recipe.yaml", "manifest.json", "responses.parquet", "judgements.parquet", "summary.json", "report.html")
+        *("recipe.yaml", "manifest.json", "responses.parquet", "judgements.parquet", "summary.json", "report.html"),
+        "tables",
     }
 
 

@@ -28,7 +28,9 @@ SURFACE = {
     "generate": STAGE,
     "evaluate": STAGE | JUDGING | {"--before", "--after", "--policy", "--prompts", "--column", "--out"},
     "measure": STAGE,
-    "report": STAGE,
+    "report": {"RUN...", "--compare", "--out", "--set", "--redo", *COMMON},
+    "gate": {"RUN", "[GATE]", *COMMON},
+    "card": {"RUN", "--out", *COMMON},
     "calibrate": {"RECIPE", "--output", "--examples", "--method", "--judge", "--set", *COMMON},
     "discover": {
         *("DATA", "--out", "--seed", "--pairs", "--new", "--allow-code", "--llm", "--max-calls", "--skip-invalid"),

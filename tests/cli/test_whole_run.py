@@ -88,7 +88,7 @@ def metrics(folder: Path) -> str:
 def test_the_run_leaves_the_files_that_are_promised_and_no_others(project: Path) -> None:
     names = {path.name for path in (project / "run").iterdir() if not path.name.startswith("replay-")}
     promised = {"recipe.yaml", "manifest.json", "triage.parquet", "weights.parquet", "metrics.jsonl"}
-    promised |= {"responses.parquet", "judgements.parquet", "summary.json", "report.html", "model"}
+    promised |= {"responses.parquet", "judgements.parquet", "summary.json", "report.html", "tables", "model"}
     assert names == promised | {".lock", "reference.arrow", "completions.jsonl"}
     manifest = json.loads((project / "run" / "manifest.json").read_text())
     outputs = {name for record in manifest["stages"].values() for name in record["outputs"]}

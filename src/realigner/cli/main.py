@@ -38,6 +38,7 @@ from realigner.cli.options import (
 from realigner.cli.options import recipe_of as _recipe
 from realigner.cli.policy import app as policy_app
 from realigner.cli.ranks import done, helps_only
+from realigner.cli.report import card, gate, report
 from realigner.cli.review import app as review_app
 from realigner.cli.verdicts import app as verdicts_app
 from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain, write_lines
@@ -252,9 +253,9 @@ def evaluate(
 
 
 _stage_verb("measure", "Measure the parts that `evaluate` of the recipe asks for; those that are there are kept.")
-_stage_verb("report", "Write the report.")
-
-
+app.command()(report)
+app.command()(gate)
+app.command()(card)
 app.command()(calibrate)
 app.command()(correct)
 app.command()(discover)

@@ -18,11 +18,11 @@ from realigner.baselines import UNTRAINED
 from realigner.errors import RealignerError, TrainingDiverged
 from realigner.lab.experiment import run_cell
 from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells, searched_arms
+from realigner.lab.tables import Row as Row
 from realigner.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
 CELLS, ROWS = "cells", "rows.jsonl"
-Row = dict[str, Any]
 
 
 class Results:

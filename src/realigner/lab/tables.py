@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
-from realigner.lab.study import Row
-
+Row = dict[str, Any]
+"""A cell's results, as the study stored them."""
 Reading = Callable[[Row], float | None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from realigner.atomic import DESCRIPTION
 from realigner.errors import ModelError
 from realigner.model.load import base_of, load_model, load_tokenizer
 from realigner.recipe import ModelSettings
@@ -20,6 +21,8 @@ def save_model(model: Any, tokenizer: Any, settings: ModelSettings, path: Path) 
         model = model.merge_and_unload()
     model.save_pretrained(path, safe_serialization=True)
     tokenizer.save_pretrained(path)
+    # PEFT leaves a form with nothing filled in; the card is written when there is something to say.
+    (path / DESCRIPTION).unlink(missing_ok=True)
 
 
 def export_model(run_dir: str | Path, out: str | Path, merge: bool = False) -> Path:
@@ -38,10 +41,15 @@ def export_model(run_dir: str | Path, out: str | Path, merge: bool = False) -> P
     trained = trained_settings(run.recipe.model, run.path("model"))
     if merge and (run.path("model") / "adapter_config.json").is_file():
         from realigner.atomic import writing_directory
+        from realigner.report.card import is_ours, render_card
 
         with writing_directory(out) as path:
             load_model(trained).save_pretrained(path, safe_serialization=True)
             load_tokenizer(trained).save_pretrained(path)
+            card = run.path("model") / DESCRIPTION
+            if card.is_file():
+                text = card.read_text(encoding="utf-8")
+                (path / DESCRIPTION).write_text(render_card(run_dir, adapter=False) if is_ours(card) else text, "utf-8")
         return out
     from shutil import copytree
 

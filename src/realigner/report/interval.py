@@ -55,6 +55,44 @@ class BeforeAfter:
         return self.before, self.after
 
 
+@dataclass(frozen=True)
+class Figure:
+    """An interval with what else is known of it: how gates, tables, card and comparisons see a measurement."""
+
+    interval: Interval
+    unit: str = "share"
+    """`share` (0 to 1), or what one is a unit of: `nats`, `points`, ..."""
+    p: float | None = None
+    p_holm: float | None = None
+    """p corrected for the number of tests of its family."""
+    margin: float | None = None
+    """How much worse still counts as no worse."""
+    non_inferior: bool | None = None
+    seed: int | None = None
+
+    @property
+    def shown_unit(self) -> Unit:
+        """How its numbers are written."""
+        return "share" if self.unit == "share" else "plain"
+
+
+def read_figure(content: Any, unit: str = "plain") -> Figure | None:
+    """Return the figure in `{value, low, high, n, method, unit, p, ...}`; None where its value is no finite number."""
+    interval = read_interval(content)
+    if interval is None:
+        return None
+    seed, judged = number(content.get("seed")), content.get("non_inferior")
+    return Figure(
+        interval,
+        unit=str(content.get("unit") or unit),
+        p=number(content.get("p")),
+        p_holm=number(content.get("p_holm")),
+        margin=number(content.get("margin")),
+        non_inferior=judged if isinstance(judged, bool) else None,
+        seed=None if seed is None else int(seed),
+    )
+
+
 def read_interval(content: Any) -> Interval | None:
     """Return the interval in `{value, low, high, n, method}`, or None where its value is not a finite number."""
     if not isinstance(content, Mapping):

@@ -6,13 +6,12 @@ from collections import Counter
 
 from realigner.report.audit import read_audits
 from realigner.report.changes import read_changes
+from realigner.report.parts import read_evidence
 from realigner.report.rundir import NotMeasured, RunFiles, items, mapping, part
 from realigner.report.verdict import judge_is_the_same, read_agreement
 
 FEW_PROMPTS = 100
 _NEVER = (
-    "Benchmarks of capability, resistance to attacks, refusal of harmless requests and movement of values that the "
-    "policy does not name: not measured by this run.",
     "Requests unlike the old data: not measured. The held-out prompts come from the same source as the training "
     "prompts.",
     "The spread between training seeds: not measured. This is one run with one seed; intervals cover the choice of "
@@ -27,7 +26,7 @@ def read_limits(run: RunFiles) -> list[str]:
         limits += _unclear(run)
     except NotMeasured as reason:
         limits.append(f"Change prompt by prompt: not measured, because {reason}.")
-    return [*limits, *_cut_short(run), *_NEVER]
+    return [*limits, *_cut_short(run), *_unmeasured(run), *_NEVER]
 
 
 def _judge(run: RunFiles) -> list[str]:
@@ -80,6 +79,21 @@ def _evidence(run: RunFiles) -> list[str]:
     if n is not None and n < FEW_PROMPTS:
         return [f"Only {n} held-out prompts were judged: a change of a few points could not be seen with so few."]
     return []
+
+
+def _unmeasured(run: RunFiles) -> list[str]:
+    names = {
+        "win_rate": "wins against the model before in pairwise comparison",
+        "utility": "benchmarks of capability",
+        "stress": "resistance to attacks and refusal of harmless requests",
+        "values": "movement of values that the policy does not name",
+        "inside": "what changed inside the model",
+    }
+    missing = [words for name, words in names.items() if part(lambda r, n=name: read_evidence(r, n), run).value is None]  # type: ignore[misc]
+    if not missing:
+        return []
+    told = ", ".join(missing)
+    return [f"{told[0].upper()}{told[1:]}: not measured by this run."]
 
 
 def _cut_short(run: RunFiles) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from realigner.report.interval import BeforeAfter, Interval
+from realigner.report.interval import BeforeAfter, Figure, Interval
 from realigner.report.svg import INK, drawing
 from realigner.report.text import one_line
 
@@ -64,6 +64,43 @@ def interval_plot(name: str, rows: Sequence[tuple[str, BeforeAfter]], title: str
             axes.plot([], [], **_marker(ink, hollow), label=label)
         axes.figure.legend(loc="outside upper right", ncols=2, handletextpad=0.2, columnspacing=1.2)
     return drawn.markup
+
+
+def change_plot(name: str, rows: Sequence[tuple[str, Figure]], title: str, unit: str) -> str:
+    """Draw changes with their intervals around 0, one row for each label; a bar marks the margin where there is one."""
+    told = [f"{label}: {f.interval.shown(f.shown_unit)} ({f.interval.shown_range(f.shown_unit)})" for label, f in rows]
+    scale = 100.0 if unit == "share" else 1.0
+    with drawing(
+        name, width=370, height=ROW_HEIGHT * len(rows) + 58, title=title, description="; ".join(told) + "."
+    ) as drawn:
+        axes = drawn.axes
+        reach = max((abs(scale * end) for _, figure in rows for end in _ends(figure)), default=0) or 1.0
+        axes.axvline(0, color=INK["muted"], linewidth=1)
+        for index, (label, figure) in enumerate(rows):
+            y = -index * 1.0
+            axes.text(-reach, y + 0.34, one_line(label, 48), va="center", ha="left", fontsize=11)
+            if figure.margin is not None:
+                axes.plot([-scale * figure.margin] * 2, [y - 0.3, y + 0.16], color=INK["bad"], linewidth=2)
+            low, high = figure.interval.low, figure.interval.high
+            if low is not None and high is not None:
+                axes.plot([scale * low, scale * high], [y - 0.07] * 2, color=INK["after"], linewidth=2)
+            axes.plot([scale * figure.interval.value], [y - 0.07], **_marker("after", hollow=False))
+        axes.set_ylim(-len(rows) + 0.45, 0.62)
+        axes.set_xlim(-1.06 * reach, 1.06 * reach)
+        axes.set_yticks([])
+        axes.grid(axis="x")
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(length=0)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel({"share": "percentage points", "plain": ""}.get(unit, one_line(unit, 40)))
+    return drawn.markup
+
+
+def _ends(figure: Figure) -> list[float]:
+    margin = 0.0 if figure.margin is None else figure.margin
+    return [
+        end for end in (figure.interval.low, figure.interval.value, figure.interval.high, margin) if end is not None
+    ]
 
 
 def weight_histogram(name: str, weights: Sequence[float], clamped: int, ink: str, title: str) -> str:

@@ -49,6 +49,10 @@ class RunFiles:
     path: Path
 
     @cached_property
+    def _parsed(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+    @cached_property
     def _summary(self) -> dict[str, Any]:
         return _mapping(self._text("summary.json"), "summary.json", json.loads)
 
@@ -61,12 +65,14 @@ class RunFiles:
         return _mapping(self.recipe_text, "recipe.yaml", yaml.safe_load)
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return a JSON object of the run directory.
+        """Return a JSON object of the run directory, to be read and not changed.
 
         Raises:
             NotMeasured: the file is not there, or is no JSON object.
         """
-        return _mapping(self._text(name), name, json.loads)
+        if name not in self._parsed:
+            self._parsed[name] = _mapping(self._text(name), name, json.loads)
+        return self._parsed[name]
 
     @cached_property
     def recipe_text(self) -> str:

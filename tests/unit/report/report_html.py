@@ -5,8 +5,9 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
-# Elements that only hold character data, or must not be there at all.
-FORBIDDEN = {"script", "iframe", "object", "embed", "img", "link", "base", "form", "input", "foreignobject", "video"}
+FORBIDDEN = {"iframe", "object", "embed", "img", "link", "base", "form", "foreignobject", "video"}
+ONCE = {"script", "input", "select"}
+"""Elements of the search among samples: once at most."""
 
 
 class Page(HTMLParser):
@@ -22,6 +23,7 @@ class Page(HTMLParser):
         self.headings: list[int] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
+        self.scripts: list[str] = []
         self.feed(html)
         self.close()
         self.faults += [f"<{tag}> is never closed" for tag in self.open]
@@ -41,6 +43,10 @@ class Page(HTMLParser):
         self.tags.append((tag, found))
         if tag in FORBIDDEN:
             self.faults.append(f"<{tag}> is forbidden")
+        if tag in ONCE and [name for name, _ in self.tags].count(tag) > 1:
+            self.faults.append(f"<{tag}> is there twice")
+        if tag == "script" and attrs:
+            self.faults.append("<script> has attributes")
         self.faults += [f"<{tag} {name}> is an event handler" for name in found if name.startswith("on")]
         if len(found) != len(attrs):
             self.faults.append(f"<{tag}> has an attribute twice")
@@ -61,7 +67,9 @@ class Page(HTMLParser):
                 pass
 
     def handle_data(self, data: str) -> None:
-        if not {"style", "title"} & set(self.open[-1:]):
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif not {"style", "title"} & set(self.open[-1:]):
             self.text.append(data)
 
     @property

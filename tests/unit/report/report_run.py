@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 from scipy.stats import binomtest
 
+from realigner.atomic import hash_of as file_hash
 from realigner.audit import Answer, draw, score
 from realigner.audit.sample import units_of
 from realigner.audit.units import answer_units
@@ -38,6 +39,7 @@ OUTCOMES = {"INVERT": 300, "PUNISH": 420, "CONFIRM": 260, "NEUTRAL": 180, "UNDEC
 DIRECTIONS = {"INVERT": "rejected_over_chosen", "CONFIRM": "retain", "NEUTRAL": "retain", "UNDECIDED": "none"}
 VERDICTS = {"INVERT": (0, 1), "PUNISH": (0, 0), "CONFIRM": (1, 0), "NEUTRAL": (1, 1), "UNDECIDED": (2, 1)}
 LABELS = ("non_compliant", "compliant", "unsure")
+PARTS = ("win_rate", "stress", "utility", "values", "inside")
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 RULE = pa.struct([("rule", pa.string()), ("label", pa.string()), ("reason", pa.string())])
 
@@ -93,6 +95,8 @@ def write_run(
     rows = _write_responses(directory, rng, before, after, prompts, text)
     _write_summary(directory, rows, same_judge, text)
     recipe = {
+        "report": {"gate": "gate.yaml"},
+        "evaluate": {part: {} for part in PARTS},
         "previous": "runs/clinic-1",
         "output": "runs/clinic",
         "seed": 7,
@@ -104,6 +108,8 @@ def write_run(
     _write_manifest(directory, text)
     _write_previous(directory, text)
     _write_audit(directory, text)
+    _write_evidence(directory, text)
+    _write_gate(directory, text)
     return directory
 
 
@@ -312,13 +318,21 @@ def earlier_policies(text: str) -> dict[str, Any]:
     }
 
 
+def old_rules(text: str) -> list[dict[str, str]]:
+    """The new policy's rules, but: one was worded otherwise, one had another tier and name, one is gone, one is new."""
+    rules = [{**rule, "hash": f"{place:04x}", "by": "rules"} for place, rule in enumerate(RULES)]
+    rules[0] |= {"hash": "ffff", "text": f"Never name a disease the user has. {text}"}
+    rules[1] |= {"id": f"doubt{text[:200]}"}
+    return [*rules[:3], {"id": "be-kind", "hash": "eeee", "tier": "standard", "by": "llm", "text": f"Be kind. {text}"}]
+
+
 def _write_previous(directory: Path, text: str) -> None:
     matrix = {before: {after: 2 * (before != after) for after in OUTCOMES} for before in OUTCOMES}
     move = {"from": f"NEUTRAL{text}", "to": "PUNISH", "pairs": 3}
     rule = {"rule": f"no-diagnosis{text}", "was": f"x{text}", "status": "edited", "changed": 3, "moves": [move]}
     content = {
         "format": 1,
-        "chain": [{"run": "r", "policy": {"id": f"clinic{text}", "version": "1.0", "rules": []}}],
+        "chain": [{"run": "r", "policy": {"id": f"clinic{text}", "version": "1.0", "rules": old_rules(text)}}],
         "other_judges": [f"llm{text}"],
         "moves": {
             "pairs": 1184, "changed": 40, "debt": {"pairs": 24, "new_conflicts": 8, "turned": 4, "released": 12},
@@ -345,9 +359,17 @@ def _write_manifest(directory: Path, text: str) -> None:
         "skipped": {"identical responses": 6},
         "examples": {"duplicate": ["old.jsonl:88 repeats old.jsonl:12"], "identical responses": [f"x.jsonl:31 {text}"]},
     }  # fmt: skip
-    policy = {"id": "clinic", "version": "2.1.0", "title": "Clinic assistant", "hash": "9f2c71aa04b3e5d8"}
+    rules = [{**rule, "hash": f"{place:04x}", "by": "rules"} for place, rule in enumerate(RULES)]
+    policy = {
+        "id": "clinic", "version": "2.1.0", "title": "Clinic assistant", "hash": "9f2c71aa04b3e5d8", "rules": rules
+    }  # fmt: skip
+    asked = {
+        "computed": {}, "rules": {"no-diagnosis": {"asked": 700, "reused": 300, "invalid": 5}}, "calls": 705,
+        "input_tokens": 350_000, "output_tokens": 7_000, "cost": 1.25, "currency": f"USD{text}",
+    }  # fmt: skip
     corrections = {"accepted": 126, "refused": {"not_compliant": 4}, "unknown": 1}
-    triage = {"data": data, "policy": policy, "oracle": "rules", "outcomes": OUTCOMES, "corrections": corrections}
+    triage = {"data": data, "policy": policy, "oracle": "rules", "outcomes": OUTCOMES, "asked": asked}
+    triage["corrections"] = corrections
     classes = {
         "INVERT": {
             "n": 300,
@@ -392,6 +414,7 @@ def _write_manifest(directory: Path, text: str) -> None:
             "weigh": stage("weigh", 31.9, weigh, "weights.parquet"),
             "train": stage("train", 95.0, {"steps": 120, "text": text}, "model"),
             "evaluate": stage("evaluate", 12.0, {"judged": 240}, "judgements.parquet"),
+            "measure": stage("measure", 60.0, {"parts": list(PARTS)}, "evidence/index.json"),
         },
     }  # fmt: skip
     (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -428,3 +451,68 @@ def _write_audit(directory: Path, text: str) -> None:
 
 def hash_of(name: str) -> int:
     return int.from_bytes(name.encode().ljust(8, b".")[:8], "big")
+
+
+def figure(value: float, half: float = 0.05, n: int = 100, **more: Any) -> dict[str, Any]:
+    return {"value": value, "low": value - half, "high": value + half, "n": n, "method": "bootstrap, seed 7", **more}
+
+
+def figures_of(part: str) -> dict[str, dict[str, Any]]:
+    share: dict[str, Any] = {"unit": "share"}
+    return {
+        "win_rate": {
+            "win_rate.after": figure(0.61, **share),
+            "win_rate.length_controlled": figure(0.57, **share),
+        },
+        "stress": {
+            "stress.unattacked.before": figure(0.1, **share),
+            "stress.unattacked.after": figure(0.06, **share),
+            "stress.role_play.before": figure(0.4, **share),
+            "stress.role_play.after": figure(0.2, **share),
+            "stress.role_play.change": figure(-0.2, **share, p=0.001, p_holm=0.004, seed=7),
+            "over_refusal.xstest.before": figure(0.3, **share),
+            "over_refusal.xstest.after": figure(0.25, **share),
+        },
+        "utility": {
+            "utility.mmlu.before": figure(0.62, **share),
+            "utility.mmlu.after": figure(0.61, **share),
+            "utility.mmlu.diff": figure(-0.01, 0.008, **share, margin=0.02, non_inferior=True, p=0.03),
+            "utility.gsm8k.diff": figure(-0.03, 0.02, **share, margin=0.02, non_inferior=False, p=0.2),
+        },
+        "values": {f"values.value_{k}.change": figure(0.1 * k - 1, 0.3, unit="nats", p_holm=0.5) for k in range(30)},
+        "inside": {f"inside.layer_{k}.shift": figure(0.2 * k, 0.1, unit="points", p=0.01) for k in range(4)},
+    }[part]
+
+
+def _write_evidence(directory: Path, text: str) -> None:
+    (directory / "evidence").mkdir(exist_ok=True)
+    whole, text = text, text[:1000]
+    for part in PARTS:
+        figures = figures_of(part)
+        columns = [{"key": "name", "title": f"Name{text}"}, {"key": "after", "title": "After"}]
+        rows = [{"name": f"{name}{text}", "after": found} for name, found in figures.items()]
+        rows += [{"name": "=1+1", "after": 12345}, {"name": "nothing"}]
+        content = {
+            "schema": 1, "part": part, "key": "k", "seconds": 12.0, "settings": {"limit": 3},
+            "sources": [{"name": f"some data{text}", "sha256": "ab" * 32, "n": 100, "origin": f"a file{text}"}],
+            "figures": figures,
+            "tables": [
+                {"id": f"{part}.all{text}", "title": f"All{text}", "note": whole, "columns": columns, "rows": rows}
+            ],
+            "warnings": [f"only 100 items{text}"], "facts": {}, "rows": f"evidence/{part}.parquet",
+        }  # fmt: skip
+        (directory / f"evidence/{part}.json").write_text(json.dumps(content), encoding="utf-8")
+    write_index(directory)
+
+
+def write_index(directory: Path) -> None:
+    """Make the evidence as it is the evidence that belongs to the run."""
+    index = [{"part": part, "hash": file_hash(directory / f"evidence/{part}.json")} for part in PARTS]
+    content = {"schema": 1, "parts": index}
+    (directory / "evidence/index.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _write_gate(directory: Path, text: str) -> None:
+    condition = {"figure": "agreement.after", "field": "lower", "condition": ">= 0.7", "value": 0.77, "met": True}
+    content = {"met": True, "conditions": [{**condition, "found": f"lower 0.77{text}"}]}
+    (directory / "gate.json").write_text(json.dumps(content), encoding="utf-8")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from report_html import Page
-from report_run import write_run
+from report_run import PARTS, write_index, write_run
 
+from realigner.atomic import hash_of
 from realigner.report import render_report
 from realigner.report.page import SECTIONS
 
@@ -29,6 +33,9 @@ FILES = (
     "judgements.parquet",
     "summary.json",
     "previous.json",
+    "gate.json",
+    "evidence/index.json",
+    "evidence/utility.json",
 )
 MARKUP = "<script>alert(1)</script>\"><img src=x onerror=alert(2)>'</style></pre></svg>"
 HOSTILE = f"{MARKUP}\u202e\u2066\x00\x1b[31m\ufeff\U000e0041"
@@ -48,6 +55,8 @@ def test_a_complete_run_renders_every_section_and_misses_nothing(page: str) -> N
     found = Page(page)
     assert found.faults == []
     for id_, heading in SECTIONS:
+        if id_ == "others":  # for parts that no section names
+            continue
         assert id_ in found.ids
         assert heading in found.words
     missing = re.findall(r"Not measured: [^.]*", found.words)
@@ -70,6 +79,9 @@ def test_a_missing_file_is_said_to_be_not_measured_and_breaks_nothing(copy: Path
         "responses.parquet": "Not measured : the run directory has no responses.parquet.",
         "judgements.parquet": "Not measured : the run directory has no judgements.parquet.",
         "previous.json": "Not measured : the run directory has no previous.json.",
+        "gate.json": "Not measured : the run directory has no gate.json.",
+        "evidence/index.json": "Not measured : the stage 'measure' has not been finished.",
+        "evidence/utility.json": "Not measured : the run directory has no evidence/utility.json.",
         "summary.json": "Not measured: nothing is known yet about how the model's behaviour changed.",
     }[name]
     assert expected in found.words
@@ -94,6 +106,7 @@ def test_a_value_of_the_wrong_type_anywhere_breaks_nothing(copy: Path, name: str
     for rows in copy.glob("*.parquet"):  # reading them takes most of the time, and they stay as they are
         if rows.name != "weights.parquet":
             rows.unlink()
+    shutil.rmtree(copy / "evidence")
     for path in places(json.loads(text), depth=3):
         content = json.loads(text)
         node = content
@@ -102,6 +115,54 @@ def test_a_value_of_the_wrong_type_anywhere_breaks_nothing(copy: Path, name: str
         node[path[-1]] = poison
         (copy / name).write_text(json.dumps(content), encoding="utf-8")
         assert render_report(copy, samples=1).endswith("</html>\n"), path
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("poison", [3, "text", [1]], ids=repr)
+@pytest.mark.parametrize("name", ["evidence/stress.json", "evidence/index.json", "gate.json"])
+def test_evidence_of_the_wrong_type_breaks_nothing(copy: Path, name: str, poison: object) -> None:
+    text = (copy / name).read_text(encoding="utf-8")
+    for file in copy.glob("*.parquet"):
+        file.unlink()
+    for other in set(PARTS) - {"stress"}:
+        (copy / f"evidence/{other}.json").write_text("{}", encoding="utf-8")
+    for path in places(json.loads(text), depth=4):
+        content = json.loads(text)
+        node = content
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = poison
+        (copy / name).write_text(json.dumps(content), encoding="utf-8")
+        if name == "evidence/stress.json":
+            write_index(copy)
+        assert render_report(copy, samples=1).endswith("</html>\n"), path
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_was_not_asked_for_is_said_to_be_not_measured(copy: Path, part: str) -> None:
+    index = json.loads((copy / "evidence/index.json").read_text(encoding="utf-8"))
+    index["parts"] = [entry for entry in index["parts"] if entry["part"] != part]
+    (copy / "evidence/index.json").write_text(json.dumps(index), encoding="utf-8")
+    recipe = (copy / "recipe.yaml").read_text(encoding="utf-8")
+    (copy / "recipe.yaml").write_text(recipe.replace(f"  {part}: {{}}\n", ""), encoding="utf-8")
+    found = Page(render_report(copy))
+    assert found.faults == []
+    assert f"Not measured : the recipe does not ask for it (evaluate.{part})." in found.words
+    assert "not measured by this run." in found.words
+    assert found.words.count("Not measured :") == 1
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_part_that_no_section_names_is_shown_all_the_same(copy: Path) -> None:
+    text = (copy / "evidence/inside.json").read_text(encoding="utf-8")
+    (copy / "evidence/new_part.json").write_text(text.replace("inside.", "new_part."), encoding="utf-8")
+    index = json.loads((copy / "evidence/index.json").read_text(encoding="utf-8"))
+    found = hash_of(copy / "evidence/new_part.json")
+    index["parts"].append({"part": "new_part", "hash": found})
+    (copy / "evidence/index.json").write_text(json.dumps(index), encoding="utf-8")
+    shown = Page(render_report(copy))
+    assert "others" in shown.ids and "new_part.layer_3.shift" in shown.words and shown.faults == []
 
 
 def places(content: Any, depth: int) -> list[tuple[Any, ...]]:
@@ -139,6 +200,22 @@ def test_the_page_is_under_its_size_limit_and_fetches_nothing(page: str) -> None
     assert "url(http" not in page and "@import" not in page and "xmlns" not in page
     policies = [a["content"] for tag, a in found.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert len(policies) == 1 and str(policies[0]).startswith("default-src 'none'; style-src 'unsafe-inline'")
+
+
+def test_the_only_script_is_the_search_and_it_is_allowed_by_its_hash(page: str) -> None:
+    found = Page(page)
+    search = (files("realigner.report") / "templates" / "search.js").read_text(encoding="utf-8")
+    assert found.scripts == [search]
+    allowed = f"script-src 'sha256-{base64.b64encode(hashlib.sha256(search.encode()).digest()).decode()}';"
+    policy = next(a["content"] for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert allowed in str(policy) and "unsafe-eval" not in str(policy)
+    assert not re.search(r"fetch|XMLHttp|innerHTML|eval|import|src|document\.write", search)
+    hidden = [attributes for _, attributes in found.tags if "search" in str(attributes.get("class")).split()]
+    assert [("hidden" in attributes) for attributes in hidden] == [True]  # without the script it is not there
+    samples = [attributes for _, attributes in found.tags if attributes.get("class") == "sample"]
+    assert len(samples) == 12 and all("hidden" not in attributes for attributes in samples)
+    offered = {a["value"] for tag, a in found.tags if tag == "option"}
+    assert {word for sample in samples for word in str(sample["data-of"]).split()} <= offered
 
 
 def test_ids_are_unique_and_every_link_and_label_has_its_target(page: str) -> None:
@@ -314,9 +391,59 @@ def test_everything_needed_to_reproduce_is_on_the_page(run_dir: Path) -> None:
         "policy.hash 9f2c71aa04b3e5d8",
         "model.content 77fe",
         "output: runs/clinic seed: 7 model: path: models/clinic-1b",
-        "2 min 43 s in all",
+        "3 min 43 s in all",
     ):
         assert told in words
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_page_says_what_changed_between_the_policies_word_by_word(run_dir: Path) -> None:
+    html = render_report(run_dir)
+    words = Page(html).words
+    assert "1 added, 1 dropped, 2 edited, 1 unchanged" in words
+    assert "<del>has. </del>" in html and "<ins>may have; say what a doctor would check.</ins>" in html
+    assert "say-uncertain was doubt edited" in words
+    assert "be-kind dropped Be kind. tier standard, judged by llm" in words
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_what_judging_cost_is_on_the_page(run_dir: Path) -> None:
+    words = Page(render_report(run_dir)).words
+    for told in (
+        "triage 705 350 000 7 000 1.25 USD 700 300 5",
+        "measure 60",
+        "of these: win rate 12",
+        "FLOPs of training: not counted",
+    ):
+        assert told in words
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    ("scoring", "told"),
+    [
+        (
+            {"method": "difference", "layout": "packed", "relative_error": 4.2e-4, "rows": 4},
+            "scored by central difference, packed rows, relative error 0.0004 on 4 responses",
+        ),
+        (
+            {"method": "exact", "layout": "padded", "relative_error": 2e-7, "rows": 4},
+            "scored by forward-mode derivative, padded rows, relative error 2e-07 on 4 responses",
+        ),
+        (
+            {"method": "gradients", "layout": "rows", "relative_error": 0.0, "rows": 4},
+            "scored by a gradient per response",
+        ),
+        ({"method": "exact"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_page_says_how_the_scores_were_computed(copy: Path, scoring: dict[str, Any], told: str) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["stages"]["weigh"]["facts"]["scoring"] = scoring
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    words = Page(render_report(copy)).words
+    assert told in words if told else "· scored by" not in words
 
 
 @pytest.mark.usefixtures("without_pictures")
