@@ -324,10 +324,11 @@ def load_run(path: str | Path) -> StoredRun:
         raise RunDirError(f"run {path}", "no such directory", "Name a run directory: the `output` of a recipe")
     manifest = read_manifest(directory)
     if manifest is None or not (directory / RECIPE).is_file():
+        inside = sorted(found.parent for found in directory.glob(f"*/{MANIFEST}"))  # the demo keeps its run in `run`
         raise RunDirError(
             f"{path}",
             f"it holds no {MANIFEST} and {RECIPE}, so it is no run directory",
-            "Name the `output` of a recipe",
+            f"Name the `output` of a recipe{f', such as {inside[0]}' if inside else ''}",
         )
     recipe = Recipe.load(directory / RECIPE, [f"output={json.dumps(str(directory.resolve()))}"])
     return StoredRun(directory, manifest, recipe)

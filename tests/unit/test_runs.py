@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from realigner.errors import DiskError, RunDirError, StaleKeyError
-from realigner.manifest import key_of
+from realigner.manifest import MANIFEST, key_of
 from realigner.recipe import Recipe
 from realigner.runs import Interrupted, Run, load_run
 
@@ -273,6 +273,14 @@ def test_reading_what_is_no_run_is_refused(tmp_path: Path) -> None:
         load_run(tmp_path / "absent")
     with pytest.raises(RunDirError, match=r"no manifest.json and recipe.yaml, so it is no run directory"):
         load_run(tmp_path)
+
+
+def test_who_names_the_folder_around_a_run_is_told_where_the_run_is(tmp_path: Path) -> None:
+    inner = tmp_path / "demo" / "run"
+    inner.mkdir(parents=True)
+    (inner / MANIFEST).write_text("{}")
+    with pytest.raises(RunDirError, match=r"such as .*demo/run"):
+        load_run(tmp_path / "demo")
 
 
 # Full disks
