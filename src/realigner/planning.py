@@ -87,6 +87,9 @@ def with_limits(recipe: Recipe, max_calls: int | None, max_cost: float | None) -
     for settings in (content["oracle"], content["evaluate"]["oracle"]):
         if settings is not None and settings["kind"] == "judges":
             settings |= given
+    win_rate = content["evaluate"]["win_rate"]
+    if win_rate is not None and win_rate["judge"]["kind"] == "http":
+        win_rate |= given
     if content["corrections"] is not None and content["corrections"]["generate"] is not None:
         content["corrections"]["generate"] |= given
     return Recipe.parse(content, source="--max-calls, --max-cost")

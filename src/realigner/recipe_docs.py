@@ -35,7 +35,7 @@ _KINDS = """\
 
 Wherever the tables above say *a {noun}*, one of these sections stands; its `kind` says which.
 """
-_JUDGE, _WRITER = "judge", "writer"
+_JUDGE, _PAIR_JUDGE, _WRITER = "judge", "pairwise judge", "writer"
 _TYPES = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text"}
 _BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 
@@ -57,9 +57,14 @@ def page_of(root: type[BaseModel], *modules: ModuleType) -> str:
         _section(sections, title, ", ".join(f"`{name}`" for name in dotted if name) or "Top level", meanings[title])
         for title, dotted in names.items()
     ]
+    told: dict[str, str] = {}
     for noun, kinds in _kinds(sections).items():
         parts.append(_KINDS.format(noun=noun, Noun=noun.capitalize()))
         for kind, title in kinds.items():
+            if title in told:
+                parts.append(f"## A {noun} of kind `{kind}`\n\nThe same keys as a {told[title]} of kind `{kind}`.\n")
+                continue
+            told[title] = noun
             for dotted, inner in _places(sections, title, ""):
                 heading = f"A {noun} of kind `{kind}`" + (f": `{dotted}`" if dotted else "")
                 parts.append(_section(sections, inner, heading, meanings[inner]))
@@ -80,6 +85,8 @@ def _kinds(sections: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _noun(mapping: Mapping[str, str]) -> str:
+    if any("Pair" in reference for reference in mapping.values()):
+        return _PAIR_JUDGE
     return _WRITER if all(_WRITER in reference.lower() for reference in mapping.values()) else _JUDGE
 
 

@@ -50,6 +50,7 @@ SURFACE = {
     "replay": {"RUN", *COMMON},
     "export": {"RUN", "OUT", "--merge", *COMMON},
     "version": COMMON,
+    "win-rate": {"ANSWERS...", "--judge", "--policy", "--criterion", "--out", "--seed", "--max-calls", *COMMON},
     "lab build": {"--shift", "--preset", "--output", "--seed", "--pairs", "--mix", *COMMON},
     "study": {"STUDY", "--quick", "--jobs", "--block", "--tables", *COMMON},
     "audit sample": {"RUN", "--of", "--n", "--seed", "--out", *COMMON},

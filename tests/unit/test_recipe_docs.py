@@ -29,7 +29,7 @@ REQUIRED = {
 REQUIRED |= {f"{where}.noise.rules[].rule": "r" for where in ("oracle", "evaluate.oracle")}
 
 
-UNIONS = ("llm", "classifier", "writer")
+UNIONS = ("llm", "classifier", "writer", "judge")
 """Keys whose sections have tables of their own, one for each kind."""
 
 
@@ -69,7 +69,7 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
         "corrections": {"generate": generate},
         "human": {"path": "h"},
         "old_policy": {"path": "o"},
-        "evaluate": oracle,
+        "evaluate": oracle | {"win_rate": {}},
     }
     keys = set(leaves(Recipe.parse(whole).model_dump()))
     described = {key: meaning for key, _, _, meaning in rows()}

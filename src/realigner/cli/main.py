@@ -42,6 +42,7 @@ from realigner.cli.report import card, gate, report
 from realigner.cli.review import app as review_app
 from realigner.cli.verdicts import app as verdicts_app
 from realigner.cli.voice import DONE, FAILED, GATE, INTERRUPTED, WRONG_INPUT, Voice, complain, write_lines
+from realigner.cli.win_rate import win_rate
 from realigner.ranks import world
 
 app = typer.Typer(
@@ -260,6 +261,7 @@ app.command()(calibrate)
 app.command()(correct)
 app.command()(discover)
 app.command()(estimate)
+app.command("win-rate")(win_rate)
 
 
 @app.command()

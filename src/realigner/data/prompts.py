@@ -49,7 +49,7 @@ def read_prompts(path: Path, column: str | None = None, topic: str | None = None
         columns = _columns(row)
         name = _named(row, columns, column) if column else _guessed(row, columns)
         about = None if topic is None else columns[_named(row, columns, topic)]
-        read = ReadPrompt(_prompt(row, columns[name]), None if about is None else str(about), row.source)
+        read = ReadPrompt(prompt_of(row, columns[name]), None if about is None else str(about), row.source)
         found.setdefault(prompt_key(read.prompt), read)
     if not found:
         raise DataError(f"prompts {path}", "it has no row", "Give a file with prompts")
@@ -93,12 +93,17 @@ def _guessed(row: Row, columns: Iterable[str]) -> str:
     return found
 
 
-def _prompt(row: Row, value: Any) -> Prompt:
-    if _is_text(value):
+def prompt_of(row: Row, value: Any) -> Prompt:
+    """Return a prompt, given as a text or as messages that end with a user turn.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if is_text(value):
         return user_prompt(value)
     turns = value if isinstance(value, list | tuple) else ()
     whole = all(
-        isinstance(turn, Mapping) and turn.get("role") in ROLES and _is_text(turn.get("content")) for turn in turns
+        isinstance(turn, Mapping) and turn.get("role") in ROLES and is_text(turn.get("content")) for turn in turns
     )
     if not turns or not whole or turns[-1]["role"] != "user":
         raise DataError(
@@ -109,6 +114,7 @@ def _prompt(row: Row, value: Any) -> Prompt:
     return tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Say whether a value is text that is not empty, and that a file can hold."""
     # Half of a surrogate pair can come out of JSON, and no file could hold it later.
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)

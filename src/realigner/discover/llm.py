@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ from realigner.oracle.judge import Fact, JudgeCosts, RuleAnswer, RuleJudge, Rule
 from realigner.oracle.meter import Meter
 from realigner.oracle.remember import RememberingJudge
 from realigner.oracle.store import VerdictStore
+from realigner.policy import Rule
 from realigner.progress import SILENT, Progress
 from realigner.recipe_judges import HttpJudgeSettings
-from realigner.records import Judgement, Label, Pair, RuleVerdict, text_hash
+from realigner.records import Judgement, Label, Message, Pair, Prompt, RuleVerdict, text_hash
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +79,26 @@ class PairwiseJudge:
 
     Args:
         judge: the server that is asked, and in which output mode.
+        messages: asks which of two responses is better.
+        words: the version of these messages.
     """
 
-    def __init__(self, judge: HttpJudge) -> None:
-        self._judge = judge
+    def __init__(
+        self,
+        judge: HttpJudge,
+        messages: Callable[[Rule, Prompt, str, str], list[Message]] = vote_messages,
+        words: str = f"pairwise/{VERSION}",
+    ) -> None:
+        self._judge, self.messages, self._words = judge, messages, words
 
     @property
     def identity(self) -> str:
-        """`pairwise/VERSION:` and the identity of the judge."""
-        return f"pairwise/{VERSION}:{self._judge.identity}"
+        """`pairwise/VERSION:`, the version of the question's words, and the identity of the judge."""
+        return f"{self._words}:{self._judge.identity}"
+
+    def check(self) -> str:
+        """Ask the server one trivial question and return what came of it."""
+        return self._judge.check()
 
     @property
     def costs(self) -> JudgeCosts:
@@ -99,7 +111,7 @@ class PairwiseJudge:
         mode = self._judge.mode
         requests = (
             ChatRequest(
-                vote_messages(asked.rules[0], asked.question.prompt, *both_of(asked.question.response)),
+                self.messages(asked.rules[0], asked.question.prompt, *both_of(asked.question.response)),
                 vote_format(mode),
             )
             for asked in questions

@@ -43,6 +43,8 @@ class Part:
     """A light module for `inputs`, where the part's own is not."""
     reads: tuple[str, ...] = ()
     """Files of the run directory that it reads, where they are there."""
+    unkeyed: tuple[str, ...] = ()
+    """Settings that change no figure (limits, stores), or whose identity is among its inputs (judges)."""
     judges: bool = False
     """Whether it asks the oracle of the evaluation: policy and oracle then decide it too."""
 
@@ -57,7 +59,16 @@ class Part:
         return read(settings)
 
 
-PARTS: tuple[Part, ...] = ()
+PARTS: tuple[Part, ...] = (
+    Part(
+        "win_rate",
+        1,
+        "realigner.evaluate.win_rate",
+        reads=("responses.parquet", "judgements.parquet"),
+        unkeyed=("judge", "store", "prices", "max_calls", "max_cost"),
+        judges=True,
+    ),
+)
 """In the order in which they are measured and shown."""
 
 
@@ -156,7 +167,7 @@ def parts_inputs(settings: EvaluateSettings) -> Inputs:
         RecipeError: a file is not there.
     """
     return {
-        part.name: {**_without_paths(section), "files": part.inputs(section)} for part, section in configured(settings)
+        part.name: {**_settings(part, section), "files": part.inputs(section)} for part, section in configured(settings)
     }
 
 
@@ -227,7 +238,7 @@ def _key_parts(part: Part, section: Section, comparison: Comparison) -> dict[str
     decided: dict[str, Any] = {
         "part": part.name,
         "version": part.version,
-        "settings": _without_paths(section),
+        "settings": _settings(part, section),
         "files": part.inputs(section),
         "seed": recipe.seed,
         "text": recipe.text.model_dump(mode="json"),
@@ -248,6 +259,6 @@ def _key_parts(part: Part, section: Section, comparison: Comparison) -> dict[str
     return decided
 
 
-def _without_paths(section: Section) -> dict[str, Any]:
-    """Return the settings with every path blanked: a file enters by its content."""
-    return place_paths(section, lambda _text, _mark: "").model_dump(mode="json")
+def _settings(part: Part, section: Section) -> dict[str, Any]:
+    """Return the settings that decide figures, every path blanked: a file enters by its content."""
+    return place_paths(section, lambda _text, _mark: "").model_dump(mode="json", exclude=set(part.unkeyed))

@@ -60,6 +60,32 @@ def clustered_proportion(hits: Sequence[bool], clusters: Sequence[Hashable]) -> 
     )
 
 
+def share_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval | None:
+    """Return the mean of values in [0, 1] (a tie counts one half) with a 95 % interval; None for n = 0.
+
+    It is Wilson's at the effective sample size of `clustered_proportion`, so that 20 wins of 20 are no certainty.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} observations have {len(clusters)} clusters")
+    if not values:
+        return None
+    from statsmodels.stats.proportion import proportion_confint
+
+    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    found = np.array(values, dtype=float)
+    n = _effective_n(found, np.array([number[name] for name in clusters]), len(number))
+    mean = float(found.mean())
+    low, high = proportion_confint(mean * n, n, method="wilson")
+    return Interval(
+        value=mean,
+        low=min(float(low), mean),
+        high=max(float(high), mean),
+        n=len(values),
+        method="cluster-robust, Wilson at the effective sample size",
+        clusters=len(number),
+    )
+
+
 def _effective_n(values: Any, groups: Any, clusters: int) -> float:
     from scipy.stats import norm, t
     from statsmodels.regression.linear_model import OLS
@@ -155,6 +181,20 @@ def _sign_flip_p(sums: Any, seed: int) -> float:
         rng=np.random.default_rng(seed),
     )
     return float(found.pvalue)
+
+
+def sign_p(signs: Sequence[float], clusters: Sequence[Hashable], seed: int) -> float:
+    """Return the two-sided p of wins (above 0) against losses (below 0): exact where each cluster has one, else by
+    seeded flips of the signs of clusters. Ties do not count.
+    """
+    from scipy.stats import binomtest
+
+    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    if len(number) == len(signs):
+        won, lost = sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
+        return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    groups = np.array([number[name] for name in clusters])
+    return _sign_flip_p(np.bincount(groups, weights=np.array(signs, dtype=float)), seed)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -18,7 +18,7 @@ from realigner.oracle.local_prompt import PROMPT_VERSION, rendered, token_ids, y
 from realigner.policy import Rule
 from realigner.recipe import LoraSettings, ModelSettings
 from realigner.recipe_judges import LocalJudgeSettings
-from realigner.records import Judgement, Label, RuleVerdict, text_hash
+from realigner.records import Judgement, Label, Message, RuleVerdict, text_hash
 
 if TYPE_CHECKING:
     from realigner.model.yes_no import YesNo
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 VERSION = 1
 Score = Callable[[Sequence[Sequence[int]]], "Iterator[tuple[int, YesNo]]"]
 """Yields (place, log-probabilities) of tokenised prompts, each once, in any order."""
+Ask = Callable[[Rule, Judgement], list[Message]]
+"""Puts the question about a response and a rule into words."""
 
 
 def build_local(settings: LocalJudgeSettings, context: JudgeContext) -> RuleJudge:  # noqa: ARG001
@@ -39,14 +41,15 @@ class LocalJudge:
 
     Args:
         settings: the model, its template, the bounds, the calibration.
+        messages: asks a question that yes or no answers; yes becomes `compliant`.
 
     Raises:
         OracleError: the calibration cannot be used.
         ModelError: there is no such model.
     """
 
-    def __init__(self, settings: LocalJudgeSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: LocalJudgeSettings, messages: Ask = yes_no_messages) -> None:
+        self._settings, self._messages = settings, messages
         path = settings.calibration
         self._calibration = Calibration() if path is None else Calibration.load(path, self.uncalibrated)
         self.costs = JudgeCosts(model=settings.path, paid=False, max_output_tokens=1)
@@ -152,7 +155,7 @@ class LocalJudge:
         return RuleVerdict(rule.id, label, f"probability of compliance {probability:.4f}")
 
     def _text(self, rule: Rule, question: Judgement) -> str:
-        messages = yes_no_messages(rule, question)
+        messages = self._messages(rule, question)
         return rendered(self._tokenizer, messages, self._settings.template, self._settings.template_arguments)
 
     @cached_property
