@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from realigner.audit.gate import audited_loss
@@ -30,8 +33,7 @@ def run_weigh(run: Run) -> dict[str, Any]:
     loss = audited_loss(recipe)
     impact = recipe.impact
     pairs = encoded_pairs(run)
-    outcomes = np.asarray(pairs.data.column("outcome").to_numpy())
-    conflict = np.isin(outcomes, [str(o) for o in Outcome if o.is_conflict])
+    conflict = _among(pairs, "outcome", [str(o) for o in Outcome if o.is_conflict])
     if not conflict.any():
         raise DataError(
             "no conflict is left to train on",
@@ -47,7 +49,7 @@ def run_weigh(run: Run) -> dict[str, Any]:
         encoder = recipe_encoder(recipe, model.config)
         gold = draw_gold(read_triage(run.path("triage.parquet"), split="train"), impact.gold, recipe.seed)
         gold_rows = encode_gold(gold.pairs, encoder)
-        free = ~np.isin(np.asarray(pairs.data.column("id").to_numpy()), list(gold.held_out))
+        free = ~_among(pairs, "id", sorted(gold.held_out))
         weights, found = weigh(
             model,
             gold_rows,
@@ -90,22 +92,28 @@ def refuse_impossible(recipe: Recipe) -> None:
         refuse_half_precision(recipe.impact.method, resolve_dtype(recipe.model, resolve_device(recipe.model)))
 
 
+def _among(pairs: Any, column: str, names: Sequence[str]) -> np.ndarray:
+    """Say of every pair whether a column holds one of these names, without a Python string for each."""
+    found = pc.is_in(pairs.data.column(column), value_set=pa.array(names, type=pa.string()))
+    return np.asarray(found.to_numpy(), dtype=bool)
+
+
 def _retained_rows(pairs: Any, indices: np.ndarray, count: int, seed: int) -> list[Row]:
-    ids = pairs.data.column("id").to_pylist()
-    drawn = sorted(indices.tolist(), key=lambda i: curvature_rank(ids[i], seed))[:count]
+    ids = pairs.data.column("id")
+    drawn = nsmallest(count, indices.tolist(), key=lambda i: curvature_rank(ids[i].as_py(), seed))
     return [row_of(example, "chosen") for example in pairs.select(drawn)]
 
 
 def _write(weights: Weights, path: str) -> None:
-    rows = list(weights.rows())
+    scores = weights.scores
     table = pa.table(
         {
-            "id": [row.id for row in rows],
-            "outcome": [str(row.outcome) for row in rows],
-            "score": [row.score for row in rows],
-            "weight": [row.weight for row in rows],
-            "clamped": [row.clamped for row in rows],
-            "tokens": weights.scores.tokens,
+            "id": pa.array(scores.ids, type=pa.string()),
+            "outcome": pa.array([str(outcome) for outcome in scores.outcomes], type=pa.string()),
+            "score": scores.values,
+            "weight": weights.values,
+            "clamped": scores.values <= 0.0,
+            "tokens": scores.tokens,
         }
     )
     pq.write_table(table, path)

@@ -21,6 +21,11 @@ from realigner.records import Outcome, TriagedPair, Weight
 
 logger = logging.getLogger(__name__)
 
+_CHUNK = 10_000
+_NAMES = {str(outcome): str(outcome) for outcome in Outcome}
+"""One string for each outcome, however many pairs name it."""
+_IS_CONFLICT = {name: Outcome(name).is_conflict for name in _NAMES}
+
 
 class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
     """A map-style view of encoded pairs.
@@ -45,39 +50,44 @@ class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
                 f"encoded pairs have {', '.join(missing)} too",
                 "Pass a list of TriagedPair (realigner.triage), or a file of the stage `reference`",
             )
-        ids, outcomes = list(pairs["id"]), list(pairs["outcome"])
-        conflict = [Outcome(outcome).is_conflict for outcome in outcomes]
         by_id = None if weights is None else {w.id: w.weight for w in weights}
-        kept = [
-            i for i, id_ in enumerate(ids) if id_ not in held_out and (by_id is None or id_ in by_id or not conflict[i])
-        ]
-        if not kept:
+        kept: list[np.ndarray] = []
+        found: list[np.ndarray] = []
+        names: list[str] = []
+        conflicts = weighed = start = 0
+        for ids, outcomes in _in_chunks(pairs):
+            conflict = np.array([_IS_CONFLICT[outcome] for outcome in outcomes])
+            known = np.array([by_id is None or id_ in by_id for id_ in ids])
+            stays = (known | ~conflict) & np.array([id_ not in held_out for id_ in ids])
+            here = np.flatnonzero(stays)
+            conflicts, weighed = conflicts + int(conflict.sum()), weighed + int((conflict & known).sum())
+            kept.append(start + here)
+            found.append(np.array([1.0 if by_id is None else by_id.get(ids[i], 1.0) for i in here]))
+            names += [_NAMES[outcomes[i]] for i in here]
+            start += len(ids)
+        if not names:
             raise DataError("a data set without a pair", "there is nothing to train on", "Look at the triage's counts")
-        if (
-            any(conflict)
-            and by_id is not None
-            and by_id.keys().isdisjoint(id_ for i, id_ in enumerate(ids) if conflict[i])
-        ):
+        if by_id is not None and conflicts and not weighed:
             raise WeightsError(
-                f"{len(by_id)} weights and {sum(conflict)} conflicts without a common id",
+                f"{len(by_id)} weights and {conflicts} conflicts without a common id",
                 "a conflict without a weight is left out of training, so none would be left",
                 "Compute the weights from these pairs",
             )
         self.pairs = pairs
-        self.outcomes = [outcomes[i] for i in kept]
-        self._index = np.array(kept, dtype=np.int64)
-        self._weights = np.array([1.0 if by_id is None else by_id.get(ids[i], 1.0) for i in kept])
+        self.outcomes = names
+        self._index = np.concatenate(kept)
+        self._weights = np.concatenate(found)
 
     @cached_property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> np.ndarray:
         """Tokens of the rows that train for each pair, prompts counted with each; from the file's offsets alone."""
         table = self.pairs.with_format("arrow").select_columns([f"{name}_ids" for name in RESPONSES])[:]
         chosen, rejected, correction = (
             pc.fill_null(pc.list_value_length(column), 0).to_numpy()[self._index] for column in table.columns
         )
-        conflict = np.array([Outcome(outcome).is_conflict for outcome in self.outcomes])
-        other = np.where(correction > 0, correction, rejected)
-        return [int(n) for n in chosen + conflict * other]
+        conflict = np.array([_IS_CONFLICT[outcome] for outcome in self.outcomes])
+        lengths: np.ndarray = chosen + conflict * np.where(correction > 0, correction, rejected)
+        return lengths
 
     def __len__(self) -> int:
         return len(self._index)
@@ -85,6 +95,12 @@ class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         example: dict[str, Any] = self.pairs[int(self._index[position])]
         return {**example, "weight": float(self._weights[position])}
+
+
+def _in_chunks(pairs: Any) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield ids and outcomes of so many pairs at a time: a million of them as Python strings are 100 MB."""
+    for chunk in pairs.with_format("arrow").select_columns(["id", "outcome"]).iter(_CHUNK):
+        yield chunk.column("id").to_pylist(), chunk.column("outcome").to_pylist()
 
 
 def weighted_pairs(

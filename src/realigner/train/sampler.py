@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import ceil
 
+import numpy as np
 import torch
 
 from realigner.errors import RecipeError
@@ -40,9 +41,10 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
         micro_batch: int | None = None,
     ) -> None:
         self._lengths, self._micro_batch = lengths, micro_batch or batch_size
-        groups: dict[bool, dict[str, list[int]]] = {True: {}, False: {}}
-        for position, name in enumerate(outcomes):
-            groups[Outcome(name).is_conflict].setdefault(name, []).append(position)
+        names = np.asarray(outcomes, dtype=np.str_)
+        groups: dict[bool, dict[str, np.ndarray]] = {True: {}, False: {}}
+        for name in sorted({*outcomes}):
+            groups[Outcome(name).is_conflict][name] = np.flatnonzero(names == name)
         self._conflicts, self._retained = groups[True], groups[False]
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         self.steps = _epoch_steps(_size(self._conflicts), _size(self._retained), batch_size)
@@ -64,7 +66,7 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
         """How many retained positions an epoch does not yield; others in each epoch."""
         return sum(max(_size(group) - n, 0) for n, group in self._sized())
 
-    def _sized(self) -> Iterator[tuple[int, dict[str, list[int]]]]:
+    def _sized(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         yield from zip(self.counts, (self._conflicts, self._retained), strict=True)
 
     def set_epoch(self, epoch: int) -> None:
@@ -80,7 +82,7 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
         for step in range(self.steps):
             here = _slice(conflicts, step, self.steps)
             start = step * self.batch_size - step * len(conflicts) // self.steps
-            pairs = _spread([here, retained[start : start + self.batch_size - len(here)]])
+            pairs = _spread([here, retained[start : start + self.batch_size - len(here)]]).tolist()
             yield from pairs if self._lengths is None else self._dealt(pairs)
 
     def _dealt(self, pairs: list[int]) -> list[int]:
@@ -88,7 +90,7 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
 
         Longest first, each to the micro-batch with the fewest tokens that has room.
         """
-        lengths = {position: self._lengths[position] if self._lengths else 0 for position in pairs}
+        lengths = {position: 0 if self._lengths is None else int(self._lengths[position]) for position in pairs}
         hands: list[list[int]] = [[] for _ in range(len(pairs) // self._micro_batch)]
         tokens = [0] * len(hands)
         for i in sorted(range(len(pairs)), key=lambda i: -lengths[pairs[i]]):
@@ -113,27 +115,28 @@ def _epoch_steps(conflicts: int, retained: int, batch_size: int) -> int:
     return min(max(steps, ceil(conflicts / (batch_size - 1))), conflicts)
 
 
-def _size(group: dict[str, list[int]]) -> int:
+def _size(group: dict[str, np.ndarray]) -> int:
     return sum(len(positions) for positions in group.values())
 
 
-def _shuffled(group: dict[str, list[int]], generator: torch.Generator) -> list[list[int]]:
+def _shuffled(group: dict[str, np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
     return [
-        [positions[i] for i in torch.randperm(len(positions), generator=generator).tolist()]
-        for _, positions in sorted(group.items())
+        positions[torch.randperm(len(positions), generator=generator).numpy()] for _, positions in sorted(group.items())
     ]
 
 
-def _spread(lists: Sequence[Sequence[int]]) -> list[int]:
-    """Merge lists so that any stretch holds them in nearly their overall shares."""
-    keyed = [((k + 0.5) / len(items), i, item) for i, items in enumerate(lists) for k, item in enumerate(items)]
-    return [item for _, _, item in sorted(keyed)]
+def _spread(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Merge arrays so that any stretch holds them in nearly their overall shares."""
+    keys = np.concatenate([(np.arange(len(items)) + 0.5) / max(len(items), 1) for items in arrays] or [np.empty(0)])
+    which = np.repeat(np.arange(len(arrays)), [len(items) for items in arrays])
+    merged = np.concatenate([*arrays, np.empty(0, dtype=np.int64)])
+    return merged[np.lexsort((which, keys))]
 
 
-def _take(items: list[int], count: int) -> list[int]:
+def _take(items: np.ndarray, count: int) -> np.ndarray:
     """Return `count` items, going round again where there are fewer."""
-    return [items[i % len(items)] for i in range(count)] if items else []
+    return items[np.arange(count) % len(items)] if len(items) else items
 
 
-def _slice(items: list[int], step: int, steps: int) -> list[int]:
+def _slice(items: np.ndarray, step: int, steps: int) -> np.ndarray:
     return items[step * len(items) // steps : (step + 1) * len(items) // steps]

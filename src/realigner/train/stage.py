@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,12 @@ def _place_trackers(trainer: TraceTrainer, directory: Path, *, keep: bool) -> No
             callback.logging_dir = str(directory)
 
 
-def read_weights(path: Path) -> list[Weight]:
-    """Read `weights.parquet`."""
-    rows = pq.read_table(path, columns=["id", "outcome", "score", "weight", "clamped"]).to_pylist()
-    return [Weight(r["id"], Outcome(r["outcome"]), r["score"], r["weight"], r["clamped"]) for r in rows]
+def read_weights(path: Path) -> Iterator[Weight]:
+    """Stream `weights.parquet`."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=["id", "outcome", "score", "weight", "clamped"]):
+            for r in batch.to_pylist():
+                yield Weight(r["id"], Outcome(r["outcome"]), r["score"], r["weight"], r["clamped"])
 
 
 def mean_loss(history: Sequence[Mapping[str, Any]]) -> float:
