@@ -21,6 +21,10 @@ class RealignerError(Exception):
         self.given, self.rule, self.remedy = given, rule, remedy
         super().__init__(f"{given}: {rule}. {remedy}")
 
+    def __reduce__(self) -> tuple[type[RealignerError], tuple[str, str, str]]:
+        """Let the error pass between processes: an exception is made again from its arguments, not its message."""
+        return type(self), (self.given, self.rule, self.remedy)
+
 
 class InputError(RealignerError):
     """Something the user gave is wrong (exit code 2)."""

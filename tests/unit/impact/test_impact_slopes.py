@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from realigner.errors import ModelError
+from realigner.impact import slopes as slopes_module
 from realigner.impact.score import weigh
 from realigner.impact.slopes import TOLERANCE, Slopes, choose, slopes_along, with_step
 from realigner.impact.stage import refuse_impossible
@@ -351,6 +352,23 @@ def test_a_gradient_that_is_not_that_of_the_log_probabilities_is_refused(method:
     ) as e:
         choose(model, some_direction(model), rows_of(), method)
     assert "an operation drops its gradient" in str(e.value)
+
+
+def test_a_step_that_leaves_the_tangent_is_not_taken_for_a_dropped_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(dtype=torch.float32)
+    steps: list[float] = []
+    plain = slopes_module.Slopes._difference
+
+    def noting(self: Any, *given: Any) -> Tensor:
+        steps.append(self.step)
+        return plain(self, *given)
+
+    monkeypatch.setattr(slopes_module, "LARGEST_CHANGE", 200.0)
+    monkeypatch.setattr(slopes_module.Slopes, "_difference", noting)
+    chosen = choose(model, some_direction(model), rows_of(), "exact")
+    assert chosen.relative_error < TOLERANCE
+    assert len(steps) > 1
+    assert steps == sorted(steps, reverse=True)
 
 
 def recipe_of(**changes: Any) -> Recipe:
