@@ -320,8 +320,10 @@ def _check_gold(recipe: Recipe, train: list[TriagedPair], whole: bool, findings:
 
 def _check_model(recipe: Recipe, seen: _Seen | None, findings: _Findings) -> None:
     with findings.about("train"):
+        from realigner.model.extras import refuse_absent_extras
         from realigner.train.config import refuse_impossible
 
+        refuse_absent_extras(recipe)
         refuse_impossible(recipe.train)
     with findings.about("impact"):
         from realigner.impact.stage import refuse_impossible as refuse_scoring

@@ -276,7 +276,8 @@ def _stages(
     train = pairs * (1 - recipe.data.eval_fraction)
     conflicts, retained = train * shares["conflict"], train * shares["retained"]
     width = _weight_bytes(recipe)
-    weights = shape.parameters * width
+    # NF4 with quantised constants holds a weight of a linear layer in 4.13 bits (QLoRA, arXiv 2305.14314).
+    weights = shape.parameters * width - (shape.linear * (width - 4.13 / 8) if recipe.model.quantize else 0)
     both = shape.forward(n.pair, n.chosen + n.rejected, _seen(n.prompt, n.chosen) + _seen(n.prompt, n.rejected, False))
     one = shape.forward(n.prompt + n.chosen, n.chosen, _seen(n.prompt, n.chosen))
     head = 2 * shape.hidden * shape.vocabulary

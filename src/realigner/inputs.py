@@ -39,8 +39,9 @@ def reference_inputs(recipe: Recipe, _: Progress) -> Inputs:
 
     if not Path(recipe.model.path).is_dir():
         load_model_config(recipe.model)  # a name that is neither a directory nor on the hub is refused here
+    unset = () if recipe.model.quantize else ("quantize",)  # keys of runs without it stay as they are
     return {
-        "model": {**_settings(recipe.model, "path", "lora"), "content": model_fingerprint(recipe.model)},
+        "model": {**_settings(recipe.model, "path", "lora", *unset), "content": model_fingerprint(recipe.model)},
         "text": _settings(recipe.text),
         "confirm": recipe.loss.confirm > 0,  # whether CONFIRM pairs need both their responses
         **_kept(recipe.loss),
@@ -62,7 +63,8 @@ def weigh_inputs(recipe: Recipe, _: Progress) -> Inputs:
 
 def train_inputs(recipe: Recipe, _: Progress) -> Inputs:
     """Return what decides the re-aligned model, beyond what decided the weights."""
-    return {"train": _settings(recipe.train, "save_every", "report_to")}
+    unset = () if recipe.train.liger else ("liger",)
+    return {"train": _settings(recipe.train, "save_every", "report_to", *unset)}
 
 
 def generate_inputs(recipe: Recipe, _: Progress) -> Inputs:

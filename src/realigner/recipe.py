@@ -62,6 +62,15 @@ class ModelSettings(Section):
     """The attention implementation of transformers. `auto`: its choice for the model."""
     lora: LoraSettings | None = LoraSettings()
     """`null` trains all parameters."""
+    quantize: Literal["nf4"] | None = None
+    """`nf4`: the frozen weights in 4 bits under an adapter (QLoRA, arXiv 2305.14314), for reference, training and
+    answers alike. Needs `pip install 'realigner[qlora]'`; see training.md."""
+
+    @model_validator(mode="after")
+    def _only_adapters_train_on_quantised_weights(self) -> ModelSettings:
+        if self.quantize is not None and self.lora is None:
+            raise ValueError("model.quantize needs model.lora: quantised weights themselves cannot be trained")
+        return self
 
 
 class FieldMap(Section):
@@ -327,6 +336,8 @@ class TrainSettings(Section):
     """Gradients of a larger 2-norm are scaled down to it."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a quarter to a half more time."""
+    liger: bool = False
+    """Liger's fused kernels for norms, MLPs and rotary embeddings, on CUDA. Needs `pip install 'realigner[liger]'`."""
     save_every: PositiveInt | None = None
     """Optimizer steps between checkpoints. Default: a tenth of training, at least 10 steps."""
     log_every: PositiveInt = 1

@@ -43,8 +43,9 @@ def export_model(run_dir: str | Path, out: str | Path, merge: bool = False) -> P
         from realigner.atomic import writing_directory
         from realigner.report.card import is_ours, render_card
 
+        whole = trained.model_copy(update={"quantize": None})  # folded into 4 bits, it would lose digits
         with writing_directory(out) as path:
-            load_model(trained).save_pretrained(path, safe_serialization=True)
+            load_model(whole).save_pretrained(path, safe_serialization=True)
             load_tokenizer(trained).save_pretrained(path)
             card = run.path("model") / DESCRIPTION
             if card.is_file():

@@ -102,6 +102,10 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
     path, revision = base_of(settings)
     device = resolve_device(settings)
     arguments: dict[str, Any] = {"dtype": resolve_dtype(settings, device)}
+    if settings.quantize is not None:
+        if trainable:
+            refuse_quantised_adapter(settings)
+        arguments |= _quantised(settings, device)
     if settings.attention != "auto":
         arguments["attn_implementation"] = settings.attention
     with _loading("model", settings):
@@ -114,14 +118,16 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
             **arguments,
         )
         if path != settings.path:
-            model = _merge_adapter(model, settings)
+            model = _with_adapter(model, settings)
     if missing := sorted(found["missing_keys"]):
         raise ModelError(
             f"model.path = {settings.path!r}",
             f"{len(missing)} of its parameters have no weights ({', '.join(missing[:3])}, ...)",
             "They would be random: give a complete model of the class that its config.json names",
         )
-    model = forget_padding_index(model.to(device).eval())
+    if settings.quantize is None:  # quantised weights were made in their place
+        model = model.to(device)
+    model = forget_padding_index(model.eval())
     model.requires_grad_(False)
     if trainable and settings.lora is None:
         model.requires_grad_(True)
@@ -247,7 +253,38 @@ def base_of(settings: ModelSettings) -> tuple[str, str | None]:
     return (str(beside) if beside.is_dir() else base), None
 
 
-def _merge_adapter(model: Any, settings: ModelSettings) -> Any:
+def refuse_quantised_adapter(settings: ModelSettings) -> None:
+    """Refuse to train on an adapter over quantised weights.
+
+    Raises:
+        ModelError: `model.path` is an adapter and `model.quantize` is set.
+    """
+    if settings.quantize is not None and base_of(settings)[0] != settings.path:
+        raise ModelError(
+            f"model.path = {settings.path!r}, an adapter, with model.quantize = {settings.quantize}",
+            "an adapter cannot be folded into 4-bit weights without loss, and a new one needs a whole model below it",
+            "Merge it first: realigner export RUN OUT --merge",
+        )
+
+
+def _quantised(settings: ModelSettings, device: str) -> dict[str, Any]:
+    """Return the arguments that make 4-bit weights while loading (QLoRA: NF4, its constants quantised too)."""
+    from realigner.model.extras import refuse_absent_quantiser
+
+    refuse_absent_quantiser(settings)
+    from transformers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=settings.quantize,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=resolve_dtype(settings, device),
+    )
+    return {"quantization_config": how, "device_map": {"": device}}
+
+
+def _with_adapter(model: Any, settings: ModelSettings) -> Any:
+    """Return the base with the adapter that lies at `path` merged into it, or over it where it is quantised."""
     from peft import PeftModel
 
     if not (Path(settings.path) / "adapter_model.safetensors").is_file():
@@ -257,7 +294,8 @@ def _merge_adapter(model: Any, settings: ModelSettings) -> Any:
             "Save it again with safe_serialization",
         )
     with _quiet_peft():
-        return PeftModel.from_pretrained(model, settings.path).merge_and_unload()
+        adapted = PeftModel.from_pretrained(model, settings.path)
+        return adapted if settings.quantize is not None else adapted.merge_and_unload()
 
 
 @contextmanager

@@ -93,6 +93,9 @@ def config_from_recipe(recipe: Recipe, output_dir: str, *, steps_per_epoch: int,
         bf16=device == "cuda" and recipe.model.lora is None and recipe.model.dtype == "auto" and _has_bf16(),
         dataloader_pin_memory=device == "cuda",
         activation_checkpointing=train.activation_checkpointing,
+        use_liger_kernel=train.liger,
+        # Its fused cross entropy replaces the model's forward; log-probabilities are made in tiles here.
+        liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if train.liger else None,
     )
 
 

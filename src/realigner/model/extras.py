@@ -1,0 +1,47 @@
+"""Optional packages that speed a run up or shrink it: refused in the first second where they are not there."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from realigner.errors import ModelError, RecipeError
+from realigner.recipe import ModelSettings, Recipe
+
+
+def refuse_absent_extras(recipe: Recipe) -> None:
+    """Refuse what needs a package that is not installed, or a device that is not there.
+
+    Raises:
+        ModelError: as `refuse_absent_quantiser` and `refuse_quantised_adapter`.
+        RecipeError: `train.liger` without liger-kernel or without a GPU.
+    """
+    from realigner.model.load import refuse_quantised_adapter, resolve_device
+
+    refuse_absent_quantiser(recipe.model)
+    refuse_quantised_adapter(recipe.model)
+    if not recipe.train.liger:
+        return
+    if find_spec("liger_kernel") is None:
+        raise RecipeError(
+            "train.liger = true",
+            "its kernels are in liger-kernel, which is not installed",
+            "pip install 'realigner[liger]', or leave it out",
+        )
+    if (device := resolve_device(recipe.model)) != "cuda":
+        raise RecipeError(
+            f"train.liger = true on {device}", "its kernels run on CUDA devices", "Leave it out, or use a GPU"
+        )
+
+
+def refuse_absent_quantiser(settings: ModelSettings) -> None:
+    """Refuse quantised weights that nothing here can make.
+
+    Raises:
+        ModelError: `model.quantize` without bitsandbytes.
+    """
+    if settings.quantize is not None and find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantize = {settings.quantize}",
+            "it needs bitsandbytes, which is not installed",
+            "pip install 'realigner[qlora]', or leave it out",
+        )

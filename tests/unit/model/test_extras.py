@@ -1,0 +1,69 @@
+"""Extras fail in the first second, with the line that installs them; nothing changes where they are not asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from realigner.errors import ModelError, RecipeError
+from realigner.inputs import train_inputs
+from realigner.model import extras
+from realigner.model.extras import refuse_absent_extras
+from realigner.model.load import load_model
+from realigner.progress import SILENT
+from realigner.recipe import ModelSettings, Recipe
+from realigner.train.config import config_from_recipe
+
+
+def recipe(model: dict[str, Any] | None = None, **train: Any) -> Recipe:
+    files = {"output": "run", "data": {"path": "d"}, "policy": {"path": "p"}}
+    return Recipe.parse({**files, "model": {"path": "m", "device": "cpu", **(model or {})}, "train": train})
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names that are taken to be installed; none at first."""
+    names: set[str] = set()
+    monkeypatch.setattr(extras, "find_spec", lambda name: name if name in names else None)
+    return names
+
+
+def test_quantised_weights_without_their_package_are_refused_with_the_install_line(installed: set[str]) -> None:
+    with pytest.raises(ModelError, match=r"quantize = nf4: it needs bitsandbytes, .* pip install 'realigner\[qlora\]'"):
+        refuse_absent_extras(recipe({"quantize": "nf4"}))
+    with pytest.raises(ModelError, match="it needs bitsandbytes"):
+        load_model(ModelSettings(path="m", device="cpu", quantize="nf4"))
+    installed.add("bitsandbytes")
+    refuse_absent_extras(recipe({"quantize": "nf4"}))
+
+
+def test_quantised_weights_need_an_adapter_and_a_whole_model_below_it(installed: set[str], tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"model\.quantize needs model\.lora"):
+        ModelSettings(path="m", quantize="nf4", lora=None)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "b"}), encoding="utf-8")
+    installed.add("bitsandbytes")
+    with pytest.raises(
+        ModelError, match=r"an adapter, with model\.quantize = nf4: .* realigner export RUN OUT --merge"
+    ):
+        refuse_absent_extras(recipe({"path": str(tmp_path), "quantize": "nf4"}))
+
+
+def test_liger_kernels_without_their_package_or_a_gpu_are_refused(installed: set[str]) -> None:
+    with pytest.raises(RecipeError, match=r"liger-kernel, which is not installed. pip install 'realigner\[liger\]'"):
+        refuse_absent_extras(recipe(liger=True))
+    installed.add("liger_kernel")
+    with pytest.raises(RecipeError, match=r"train\.liger = true on cpu: its kernels run on CUDA devices"):
+        refuse_absent_extras(recipe(liger=True))
+
+
+def test_liger_kernels_are_those_of_layers_only_and_change_no_key_where_they_are_off() -> None:
+    args = [config_from_recipe(recipe(liger=on), "out", steps_per_epoch=40, device="cpu") for on in (False, True)]
+    assert [a.use_liger_kernel for a in args] == [False, True]
+    assert args[0].liger_kernel_config is None
+    assert args[1].liger_kernel_config == {"cross_entropy": False, "fused_linear_cross_entropy": False}
+    assert "liger" not in train_inputs(recipe(), SILENT)["train"]
+    assert train_inputs(recipe(liger=True), SILENT)["train"]["liger"] is True
