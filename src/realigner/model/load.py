@@ -125,8 +125,10 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
             f"{len(missing)} of its parameters have no weights ({', '.join(missing[:3])}, ...)",
             "They would be random: give a complete model of the class that its config.json names",
         )
-    if settings.quantize is None:  # quantised weights were made in their place
+    if settings.quantize is None:
         model = model.to(device)
+    else:  # quantised weights were made in their place
+        _keep_gradients(model)
     model = forget_padding_index(model.eval())
     model.requires_grad_(False)
     if trainable and settings.lora is None:
@@ -281,6 +283,13 @@ def _quantised(settings: ModelSettings, device: str) -> dict[str, Any]:
         bnb_4bit_compute_dtype=resolve_dtype(settings, device),
     )
     return {"quantization_config": how, "device_map": {"": device}}
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep bitsandbytes from packing weights for inference on newer CPUs: that layout drops every gradient."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _with_adapter(model: Any, settings: ModelSettings) -> Any:

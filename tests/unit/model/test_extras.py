@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
+from tiny import saved_tiny
+from tiny_pairs import random_rows
 
 from realigner.errors import ModelError, RecipeError
+from realigner.impact.direction import target_gradient
+from realigner.impact.slopes import TOLERANCE, choose
 from realigner.inputs import train_inputs
 from realigner.model import extras
 from realigner.model.extras import refuse_absent_extras
 from realigner.model.load import load_model
+from realigner.model.logprobs import score_rows
 from realigner.progress import SILENT
-from realigner.recipe import ModelSettings, Recipe
+from realigner.recipe import LoraSettings, ModelSettings, Recipe
 from realigner.train.config import config_from_recipe
 
 
@@ -67,3 +73,22 @@ def test_liger_kernels_are_those_of_layers_only_and_change_no_key_where_they_are
     assert args[1].liger_kernel_config == {"cross_entropy": False, "fused_linear_cross_entropy": False}
     assert "liger" not in train_inputs(recipe(), SILENT)["train"]
     assert train_inputs(recipe(liger=True), SILENT)["train"]["liger"] is True
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes looks for kernels of newer CPUs
+def test_quantised_weights_are_scored_by_their_own_gradient_and_keep_their_adapter_apart(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="an extra: pip install 'realigner[qlora]'")
+    saved_tiny("llama", tmp_path / "base", hidden=64, layers=1)
+    settings = ModelSettings(path=str(tmp_path / "base"), device="cpu", quantize="nf4", lora=LoraSettings(rank=4))
+    model = load_model(settings, trainable=True)
+    assert {type(m).__name__ for n, m in model.named_modules() if n.endswith("base_layer")} == {"Linear4bit"}
+    rows = random_rows(8, seed=1)
+    gold = list(zip(random_rows(4, seed=2), random_rows(4, seed=3), strict=True))
+    chosen = choose(model, target_gradient(model, gold, beta=0.3), rows, "auto")
+    assert chosen.relative_error < TOLERANCE
+    assert bool((chosen.slopes(rows) != 0).all())
+
+    model.save_pretrained(tmp_path / "adapter")
+    again = load_model(settings.model_copy(update={"path": str(tmp_path / "adapter")}))
+    assert hasattr(again, "disable_adapter")
+    torch.testing.assert_close(score_rows(again, rows), score_rows(model, rows))
