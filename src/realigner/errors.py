@@ -19,7 +19,8 @@ class RealignerError(Exception):
 
     def __init__(self, given: str, rule: str, remedy: str) -> None:
         self.given, self.rule, self.remedy = given, rule, remedy
-        super().__init__(f"{given}: {rule}. {remedy}")
+        end = "" if rule.endswith((".", "?")) else "."
+        super().__init__(f"{given}: {rule}{end} {remedy}".rstrip())
 
     def __reduce__(self) -> tuple[type[RealignerError], tuple[str, str, str]]:
         """Let the error pass between processes: an exception is made again from its arguments, not its message."""

@@ -516,14 +516,14 @@ def _explain(error: ValidationError, source: str) -> RecipeError:
         if fault["type"] == "extra_forbidden":
             _, around = _place(fault["loc"][:-1])
             known = getattr(around, "model_fields", {})
-            lines.append(f"unknown key '{name}'.{did_you_mean(names[-1], known)}")
+            lines.append(f"unknown key '{name}'{_guess(names[-1], known)}")
         elif fault["type"] == "missing":
             lines.append(f"missing key '{name}'")
         elif fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
             kinds = section if isinstance(section, dict) else {}
             found = fault["ctx"].get("tag")
             given = f"'{name}.kind' = {found!r}" if found is not None else f"missing key '{name}.kind'"
-            lines.append(f"{given}: the kinds are {', '.join(kinds)}.{did_you_mean(found or '', kinds)}")
+            lines.append(f"{given}: the kinds are {', '.join(kinds)}{_guess(found or '', kinds)}")
         else:
             message = fault["msg"].removeprefix("Value error, ")
             # A whole section is not repeated: it is long, and something private may stand in it by mistake.

@@ -14,7 +14,7 @@ from realigner.corrections.prompt import PROMPT_VERSION
 from realigner.endpoint import Endpoint, open_endpoint
 from realigner.errors import OracleError
 from realigner.oracle.judge import JudgeCosts
-from realigner.recipe import GenerateSettings, LoraSettings, ModelSettings, TextSettings
+from realigner.recipe import GenerateSettings, LoraSettings, ModelSettings, TextSettings, WriterModelSettings
 from realigner.recipe_corrections import GenerateCorrections, HttpWriterSettings, LocalWriterSettings
 from realigner.records import Message, text_hash
 
@@ -206,7 +206,7 @@ class LocalWriter:
     @cached_property
     def _model_settings(self) -> ModelSettings:
         wanted = self._settings
-        return ModelSettings(
+        return WriterModelSettings(
             path=wanted.path, revision=wanted.revision, dtype=wanted.dtype, device=wanted.device, lora=LoraSettings()
         )
 

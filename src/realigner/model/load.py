@@ -121,7 +121,7 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
             model = _with_adapter(model, settings)
     if missing := sorted(found["missing_keys"]):
         raise ModelError(
-            f"model.path = {settings.path!r}",
+            f"{settings.called} = {settings.path!r}",
             f"{len(missing)} of its parameters have no weights ({', '.join(missing[:3])}, ...)",
             "They would be random: give a complete model of the class that its config.json names",
         )
@@ -240,7 +240,7 @@ def base_of(settings: ModelSettings) -> tuple[str, str | None]:
     """
     if Path(settings.path).is_absolute() and not Path(settings.path).is_dir():
         raise ModelError(
-            f"model.path = {settings.path!r}", "there is no such directory", "Correct it, or give a hub id"
+            f"{settings.called} = {settings.path!r}", "there is no such directory", "Correct it, or give a hub id"
         )
     adapter = Path(settings.path) / "adapter_config.json"
     if not adapter.is_file():
@@ -319,7 +319,7 @@ def _loading(what: str, settings: ModelSettings) -> Iterator[None]:
     except unusable as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model.path = {settings.path!r}",
+            f"{settings.called} = {settings.path!r}",
             f"its {what} cannot be loaded ({reason})",
             "Give a directory in Hugging Face format with safetensors weights and tokenizer.json, or a reachable "
             "hub id",

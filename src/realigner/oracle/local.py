@@ -16,7 +16,7 @@ from realigner.oracle.calibration import Calibration
 from realigner.oracle.judge import JudgeCosts, RuleAnswer, RuleJudge, RuleQuestion
 from realigner.oracle.local_prompt import PROMPT_VERSION, rendered, token_ids, yes_no_messages
 from realigner.policy import Rule
-from realigner.recipe import LoraSettings, ModelSettings
+from realigner.recipe import JudgeModelSettings, LoraSettings, ModelSettings
 from realigner.recipe_judges import LocalJudgeSettings
 from realigner.records import Judgement, Label, Message, RuleVerdict, text_hash
 
@@ -204,7 +204,7 @@ def _model_settings(settings: LocalJudgeSettings) -> ModelSettings:
     # Frozen weights may be bfloat16 as under an adapter; without one, `auto` keeps float32 for training.
     if settings.dtype not in ("auto", "float32", "bfloat16"):
         raise ModelError(f"dtype {settings.dtype}", "a judge runs in float32 or bfloat16", "Choose one")
-    return ModelSettings(
+    return JudgeModelSettings(
         path=settings.path,
         revision=settings.revision,
         dtype=settings.dtype,

@@ -79,6 +79,8 @@ def _connect(path: str, uri: bool = False) -> sqlite3.Connection:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the right to write. The kernel releases it when the process ends, however it ends."""
+    if path.is_dir():
+        raise OracleError(f"verdict store {path}", "it is a directory", "Set oracle.store to a file")
     # The lock is a file of its own: closing any handle of the database would drop the locks that SQLite holds.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

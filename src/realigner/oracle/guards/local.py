@@ -11,7 +11,7 @@ from realigner.oracle.guards.asking import Written
 from realigner.oracle.guards.family import GuardPrompt
 from realigner.oracle.judge import JudgeCosts
 from realigner.oracle.local_prompt import control_tokens, without_control_tokens
-from realigner.recipe import LoraSettings, ModelSettings
+from realigner.recipe import JudgeModelSettings, LoraSettings, ModelSettings
 from realigner.recipe_judges import GuardJudgeSettings
 
 
@@ -89,7 +89,7 @@ class LocalGuard:
     @cached_property
     def _model_settings(self) -> ModelSettings:
         wanted = self._settings
-        return ModelSettings(
+        return JudgeModelSettings(
             path=self._path, revision=wanted.revision, dtype=wanted.dtype, device=wanted.device, lora=LoraSettings()
         )
 

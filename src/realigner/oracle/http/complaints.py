@@ -21,20 +21,29 @@ def gone(endpoint: Endpoint, tried: str, why: str, *, was_there: bool) -> Realig
     return OracleError(given, rule, "Check that url is the base of an OpenAI-compatible API (often …/v1)")
 
 
-def too_long(endpoint: Endpoint, why: str, wait: float, budget: float) -> JudgeError:
-    """Return the error for a server that asks for more patience than there is."""
-    return JudgeError(
-        f"judge at {endpoint.url}",
-        f"{why}; it asks to wait {wait:.0f} s, more than the budget of {budget:.0f} s for one question",
-        "What was answered is kept; give the same command later, or raise budget",
-    )
+def too_long(endpoint: Endpoint, why: str, wait: float, patience: float, budget: float) -> JudgeError:
+    """Return the error for a server that asks for more patience than there is.
+
+    Args:
+        endpoint: the server.
+        why: what it said.
+        wait: seconds that it asks for.
+        patience: seconds that there are for this question; fewer than `budget` for the trivial one before the first.
+        budget: the setting.
+    """
+    there_is = f"the budget of {budget:.0f} s for one question"
+    remedy = "What was answered is kept; give the same command later, or raise budget"
+    if patience < budget:
+        there_is = f"the {patience:.0f} s that a server has to show that it is there"
+        remedy = "What was answered is kept; give the same command later"
+    return JudgeError(f"judge at {endpoint.url}", f"{why}; it asks to wait {wait:.0f} s, more than {there_is}", remedy)
 
 
 def hopeless(endpoint: Endpoint, reply: Reply, why: str) -> OracleError:
     """Return the error for a status that no request will change: key, model, money, place."""
     given = f"judge at {endpoint.url}, {why}"
     if reply.status in (401, 403, 407):
-        key = "with the key from key_env" if endpoint.key is not None else "without a key (no key_env is set)"
+        key = f"with the key from {endpoint.key_env}" if endpoint.key is not None else "without a key (no key_env is set)"
         return OracleError(given, f"the server refuses requests {key}", "Give the right key, or ask for access")
     if reply.status in (402, 429):
         return OracleError(given, "the account has no credit left", "Settle that with the vendor")

@@ -201,7 +201,7 @@ class Dispatcher:
             wait = retry_after(reply.retry_after)
             if wait is not None:
                 if wait > work.budget:
-                    self._stop(work.job, too_long(self.endpoint, why, wait, work.budget))
+                    self._stop(work.job, too_long(self.endpoint, why, wait, work.budget, self.patience.budget))
                     return
                 self.pace.pause(now + wait)
             self._again(work, now, why, reply.status, wait)
