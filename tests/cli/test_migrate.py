@@ -109,7 +109,8 @@ def test_migrate_prints_tables_and_leaves_a_recipe_to_go_on_with(migrating: Path
     assert recipe.output == str(migrating / "kind-new")
     again = say("migrate", "run", "new.yaml", "--out", "elsewhere")
     assert again.out.replace("elsewhere", str(directory.relative_to(migrating))) == said.out
-    assert {path.name for path in (migrating / "elsewhere").iterdir()} == {"migrate.json", "changes.csv", "recipe.yaml"}
+    written = {"report.html", "migrate.json", "changes.csv", "examples.jsonl", "recipe.yaml"}
+    assert {path.name for path in (migrating / "elsewhere").iterdir()} == written
 
 
 def test_a_dry_run_of_computed_rules_says_that_nothing_is_asked_and_writes_nothing(migrating: Path, say: Say) -> None:
@@ -204,3 +205,75 @@ def test_a_run_that_records_no_rules_is_read_by_its_policy_file_if_that_is_uncha
     write_policy(migrating / "policy.yaml", *NEW["added"][0])
     refused = say("migrate", "run", "new.yaml")
     assert (refused.code, "its policy file is not what it was" in refused.error) == (2, True)
+
+
+def decided(migrating: Path, say: Say) -> None:
+    """Let people decide some responses of a run `people`: against the checks, both ways."""
+    rows = pq.read_table(migrating / "run" / "triage.parquet").to_pylist()
+    lines = []
+    for row in rows[:12]:
+        for side in ("chosen", "rejected"):
+            if row[side] == TEXTS[0]:  # the checks find it to blame; people do not
+                lines.append({"id": row["id"], "side": side, "label": "compliant"})
+            elif row[side] == TEXTS[1]:  # the checks find nothing wrong with it; people find it late, or just wrong
+                named = {"rules": ["late"]} if len(lines) % 2 else {}
+                lines.append({"id": row["id"], "side": side, "label": "non_compliant", **named})
+    (migrating / "people.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = ("--set", "data.eval_fraction=0.3", "--set", "output=people", "--set", "human.path=people.jsonl")
+    assert say("triage", "recipe.yaml", *settings).code == 0
+
+
+@pytest.mark.parametrize("case", ["edited", "dropped", "renamed", "decision"])
+def test_what_people_said_of_unchanged_rules_stands_and_the_next_run_finds_the_same(
+    migrating: Path, say: Say, case: str
+) -> None:
+    decided(migrating, say)
+    new, _, more = NEW[case]
+    write_policy(migrating / "new.yaml", *new, **more)
+    found = json.loads(say("migrate", "people", "new.yaml", "--json").out)
+    assert found["people"]["decided"] == 12
+    # What they called wrong without naming a rule says nothing of any.
+    unnamed = sum('"non_compliant"}' in line for line in (migrating / "people.jsonl").read_text().splitlines())
+    assert 0 < unnamed < 12
+    late_stays = "late" in {rule["id"] for rule in new}
+    named = 12 - unnamed - 6
+    assert found["people"]["kept"] == 6 + (named if late_stays else 0)
+    (directory,) = (migrating / "people").glob("migrate-*")
+    assert say("triage", directory / "recipe.yaml", "--set", f"output={migrating / 'next'}").code == 0
+    before, after = triaged(migrating / "people"), triaged(migrating / "next")
+    for was, row in found["moves"]["matrix"].items():
+        for now, count in row.items():
+            assert count == [(before[name], after[name]) for name in before].count((was, now)), (was, now)
+    said = say("migrate", "people", "new.yaml")
+    assert "People decided 12 responses of the run. What they said of unchanged rules stands for " in said.out
+
+
+def test_migrate_writes_a_page_with_its_tables_and_a_few_pairs_and_hides_nothing_in_it(
+    migrating: Path, say: Say
+) -> None:
+    evil = "<script>alert(1)</script> Look\u202e it up, late."
+    rows = [{"prompt": f"Disk {i}?", "chosen": evil, "rejected": TEXTS[1]} for i in range(30)]
+    (migrating / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert say("triage", "recipe.yaml", "--set", "output=evil").code == 0
+    write_policy(migrating / "new.yaml", *rules(blame="fault", shout="SHUT", late="look"), title="New <b>title</b>")
+    assert say("migrate", "evil", "new.yaml").code == 0
+    (directory,) = (migrating / "evil").glob("migrate-*")
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; Look⟨U+202E⟩ it up" in page
+    assert "New &lt;b&gt;title&lt;/b&gt;" in page
+    assert page.count('<article class="sample">') == 6 == len((directory / "examples.jsonl").read_text().splitlines())
+    assert "<strong>30 of 30 pairs</strong> have to be taught again" in page
+    assert "INVERT" in page and "No judge was asked." in page
+    assert say("migrate", "evil", "new.yaml", "--out", "again").code == 0
+    assert (migrating / "again" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_the_page_says_what_judges_took(judged_run: Path, say: Say) -> None:
+    found = json.loads(say("migrate", "run", "new.yaml", "--json").out)
+    (took,) = found["asked"]["judges"].values()
+    assert took["calls"] == 20
+    (directory,) = (judged_run / "run").glob("migrate-*")
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    assert '<td class="num">20</td>' in page
+    assert "What judges took" in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any, TextIO
 
 from realigner import atomic
 from realigner.chain.carry import Carry
+from realigner.chain.examples import Examples
 from realigner.chain.moves import Moves, pair_rules
+from realigner.chain.people import People
 from realigner.chain.record import policy_of
 from realigner.errors import OracleError
 from realigner.oracle import PolicyOracle
@@ -24,6 +26,7 @@ from realigner.policy.record import PolicyRecord
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
 from realigner.records import Judgement, TriagedPair, Verdict
+from realigner.report.migration import render_migration
 from realigner.runs import StoredRun, load_run
 from realigner.triaging import outcome, read_triage
 
@@ -31,6 +34,9 @@ WINDOW = 4096
 """Pairs that are judged together: enough for a server with many slots never to wait."""
 FORMAT = 1
 """Version of migrate.json."""
+CONTENT, CHANGES, EXAMPLES, PEOPLE, PAGE, NEXT = (
+    *("migrate.json", "changes.csv", "examples.jsonl", "human.jsonl", "report.html", "recipe.yaml"),
+)
 COLUMNS = (
     "id",
     "split",
@@ -56,8 +62,12 @@ class Migration:
     moves: Moves | None
     verdicts: dict[str, dict[str, int]]
     """By rule: verdicts `carried` over from the run, `computed`, `reused` from the store, `asked` of a judge."""
+    asked: dict[str, Any]
+    """What judges took: calls, tokens, cost, in all and by judge."""
+    people: dict[str, int]
+    """Responses `decided` by people in the run, and `kept`: those of which something stands under the new policy."""
     directory: Path | None
-    """Where `migrate.json`, `changes.csv` and `recipe.yaml` are."""
+    """Where the files are that `files` names."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types: what `migrate.json` holds."""
@@ -67,8 +77,19 @@ class Migration:
             "old_policy": self.old.as_dict(),
             "new_policy": self.new.as_dict(),
             "plan": None if self.plan is None else self.plan.as_dict(),
-            **({} if self.moves is None else {"verdicts": self.verdicts, "moves": self.moves.as_dict()}),
+            "people": self.people,
+            **(
+                {}
+                if self.moves is None
+                else {"verdicts": self.verdicts, "asked": self.asked, "moves": self.moves.as_dict()}
+            ),
         }
+
+    @property
+    def files(self) -> list[Path]:
+        """What was written for people and programs to read; the page first."""
+        names = (PAGE, CONTENT, CHANGES, NEXT, *([PEOPLE] if self.people["kept"] else []))
+        return [] if self.directory is None else [self.directory / name for name in names]
 
 
 def migrate(
@@ -105,35 +126,46 @@ def migrate(
     new = PolicyRecord.of(judged)
     with _oracle(settings, judged, reading=dry_run) as oracle:
         facts = stored.facts("triage")
-        carry = Carry(old, facts.get("judges", {}), new, oracle)
+        people = People(old, new, facts.get("human", {}).get("used", 0))
+        carry = Carry(old, facts.get("judges", {}), new, oracle, people)
         plan = _plan(stored, oracle, carry, progress) if oracle.roles else None
         if plan is not None and not dry_run:
             for line in plan.lines():
                 progress.say(line)
             plan.refuse_over(oracle.meter)
         if dry_run:
-            return Migration(stored.directory, old, new, plan, None, {}, None)
+            return Migration(stored.directory, old, new, plan, None, {}, {}, _counted(people), None)
         directory = Path(out) if out is not None else stored.directory / f"migrate-{new.hash}"
         moves = Moves(pair_rules(old, new))
-        with (
-            atomic.writing_directory(directory) as temporary,
-            (temporary / "changes.csv").open("w", encoding="utf-8", newline="") as table,
-            oracle.asking(plan.calls if plan else 0, progress),
-        ):
-            total = sum(facts["outcomes"].values())
-            _judge(read_triage(stored.path("triage.parquet")), oracle, carry, moves, table, progress, total)
-            found = Migration(stored.directory, old, new, plan, moves, _verdicts(new, carry, oracle), directory)
+        with atomic.writing_directory(directory) as temporary:
+            with _Rows(temporary, moves, people, new.name) as rows, oracle.asking(plan.calls if plan else 0, progress):
+                total = sum(facts["outcomes"].values())
+                _judge(read_triage(stored.path("triage.parquet")), oracle, carry, rows, progress, total)
+            verdicts, asked = _verdicts(new, carry, oracle), oracle.meter.as_dict()
+            found = Migration(stored.directory, old, new, plan, moves, verdicts, asked, _counted(people), directory)
             content = json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-            (temporary / "migrate.json").write_text(content + "\n", encoding="utf-8")
-            (temporary / "recipe.yaml").write_text(
-                next_recipe(stored, settings, policy, new).to_yaml(), encoding="utf-8"
-            )
+            (temporary / CONTENT).write_text(content + "\n", encoding="utf-8")
+            decided = directory / PEOPLE if people.kept else None
+            following = next_recipe(stored, settings, policy, new, decided)
+            (temporary / NEXT).write_text(following.to_yaml(), encoding="utf-8")
+            (temporary / PAGE).write_text(render_migration(temporary, EXAMPLES), encoding="utf-8")
     return found
 
 
-def next_recipe(stored: StoredRun, settings: Recipe, policy: str | Path, new: PolicyRecord) -> Recipe:
-    """Return a recipe that starts the new run: the new policy, the run before it, and the model that it left."""
+def next_recipe(
+    stored: StoredRun, settings: Recipe, policy: str | Path, new: PolicyRecord, people: Path | None = None
+) -> Recipe:
+    """Return a recipe that starts the new run: the new policy, the run before it, and the model that it left.
+
+    Args:
+        stored: the run before.
+        settings: its recipe.
+        policy: the new policy.
+        new: its record.
+        people: what people decided and still stands; their decisions under the old policy are left out.
+    """
     content = settings.model_dump()
+    content["human"] = None if people is None else {"path": str(people.resolve())}
     base = Path.cwd()
     content["policy"]["path"] = str(policy)
     content["previous"] = str(stored.directory.resolve())
@@ -172,28 +204,49 @@ def _plan(stored: StoredRun, oracle: PolicyOracle, carry: Carry, progress: Progr
         return planner.plan()
 
 
+class _Rows:
+    """Counts the pairs and writes what there is to say of single ones."""
+
+    def __init__(self, folder: Path, moves: Moves, people: People, policy: str) -> None:
+        self._folder, self._moves, self._people, self._policy = folder, moves, people, policy
+        self._examples, self._stack = Examples(), ExitStack()
+
+    def __enter__(self) -> _Rows:
+        self._table = csv.writer(self._open(CHANGES), lineterminator="\r\n")
+        self._table.writerow(COLUMNS)
+        self._lines = self._open(PEOPLE) if self._people.decided else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._stack:
+            self._examples.write(self._open(EXAMPLES))
+
+    def add(self, item: TriagedPair, new: tuple[Verdict, Verdict]) -> None:
+        """Take in one pair with its verdicts under the new policy."""
+        now = outcome(new[0].label, new[1].label)
+        behind = self._moves.add(_sides(item), new, (item.outcome, now))
+        if self._lines is not None:
+            self._people.write(item, self._policy, self._lines)
+        if now is item.outcome:
+            return
+        labels = (item.chosen_verdict, new[0], item.rejected_verdict, new[1])
+        row = (item.pair.id, item.split, item.outcome.value, now.value, "; ".join(behind))
+        self._table.writerow(map(_harmless, (*row, *(verdict.label.value for verdict in labels))))
+        self._examples.add(item, new, now, behind)
+
+    def _open(self, name: str) -> TextIO:
+        return self._stack.enter_context((self._folder / name).open("w", encoding="utf-8", newline=""))
+
+
 def _judge(
-    items: Iterator[TriagedPair],
-    oracle: PolicyOracle,
-    carry: Carry,
-    moves: Moves,
-    table: TextIO,
-    progress: Progress,
-    total: int,
+    items: Iterator[TriagedPair], oracle: PolicyOracle, carry: Carry, rows: _Rows, progress: Progress, total: int
 ) -> None:
-    writer = csv.writer(table, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
     with progress.task("Migrating", total) as advance:
         while window := list(islice(items, WINDOW)):
             given = [carry.verdicts(verdict) for item in window for verdict in _sides(item)]
             verdicts = oracle.judge_rest(_questions(window), given)
             for item, chosen, rejected in zip(window, verdicts[::2], verdicts[1::2], strict=True):
-                now = outcome(chosen.label, rejected.label)
-                behind = moves.add(_sides(item), (chosen, rejected), (item.outcome, now))
-                if now is not item.outcome:
-                    labels = (item.chosen_verdict, chosen, item.rejected_verdict, rejected)
-                    row = (item.pair.id, item.split, item.outcome.value, now.value, "; ".join(behind))
-                    writer.writerow(map(_harmless, (*row, *(verdict.label.value for verdict in labels))))
+                rows.add(item, (chosen, rejected))
             advance(len(window))
 
 
@@ -203,6 +256,10 @@ def _sides(item: TriagedPair) -> tuple[Verdict, Verdict]:
 
 def _questions(window: Sequence[TriagedPair]) -> list[Judgement]:
     return [Judgement(i.pair.prompt, text) for i in window for text in (i.pair.chosen, i.pair.rejected)]
+
+
+def _counted(people: People) -> dict[str, int]:
+    return {"decided": people.decided, "kept": people.kept}
 
 
 def _verdicts(new: PolicyRecord, carry: Carry, oracle: PolicyOracle) -> dict[str, dict[str, int]]:

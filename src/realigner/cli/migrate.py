@@ -60,9 +60,14 @@ def _print(found: Migration, write: Writer) -> None:
         f"{debt['new_conflicts']:,} retained ones become conflicts, {debt['turned']:,} conflicts turn, "
         f"{debt['released']:,} conflicts are released"
     )
-    if found.directory is not None:
-        for name in ("migrate.json", "changes.csv", "recipe.yaml"):
-            write.line(f"wrote {found.directory / name}")
+    people = found.people
+    if people["decided"]:
+        write.line(
+            f"People decided {people['decided']:,} responses of the run. What they said of unchanged rules stands for "
+            f"{people['kept']:,} of them, in the next run too; all else was left to the judge"
+        )
+    for file in found.files:
+        write.line(f"wrote {file}")
 
 
 def matrix_rows(moves: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -29,18 +29,24 @@ class PolicyRecord:
     title: str
     hash: str
     rules: tuple[RuleRecord, ...]
+    decision: str = ""
+    """How the rules' verdicts are joined; empty in records that do not say."""
 
     @classmethod
     def of(cls, policy: Policy) -> PolicyRecord:
         """Return the record of a policy."""
         rules = tuple(RuleRecord(rule.id, rule.hash, rule.tier, rule.by, rule.text) for rule in policy.rules)
-        return cls(policy.id, policy.version, policy.title, policy.hash, rules)
+        return cls(policy.id, policy.version, policy.title, policy.hash, rules, policy.decision)
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> PolicyRecord:
         """Return the record that `as_dict` wrote."""
         rules = tuple(RuleRecord(**rule) for rule in content["rules"])
-        return cls(content["id"], content["version"], content["title"], content["hash"], rules)
+        return cls(
+            *(content["id"], content["version"], content["title"], content["hash"]),
+            rules=rules,
+            decision=content.get("decision", ""),
+        )
 
     @property
     def name(self) -> str:

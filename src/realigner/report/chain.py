@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +67,29 @@ def read_chain(run: RunFiles) -> Chain | None:
 
 def _moved(run: RunFiles) -> Moved:
     content = run.json("previous.json")
-    moves, chain = mapping(content.get("moves")), items(content.get("chain"))
-    matrix = mapping(moves.get("matrix"))
-    if not matrix or not chain:
+    chain = items(content.get("chain"))
+    if not chain:
         raise NotMeasured("previous.json holds no moves")
     before = mapping(mapping(chain[-1]).get("policy"))
+    return read_moved("previous.json", content, before, texts(content.get("other_judges")))
+
+
+def read_moved(name: str, content: Mapping[str, Any], before: Mapping[str, Any], other_judges: Sequence[str]) -> Moved:
+    """Return the moves that a file holds.
+
+    Args:
+        name: of the file.
+        content: what it holds; the moves are under `moves`.
+        before: the record of the earlier policy.
+        other_judges: the `by` of rules that were judged by another judge before.
+
+    Raises:
+        NotMeasured: it holds none.
+    """
+    moves = mapping(content.get("moves"))
+    matrix = mapping(moves.get("matrix"))
+    if not matrix:
+        raise NotMeasured(f"{name} holds no moves")
     rows = [(name, tuple(_count(mapping(matrix.get(name)).get(to)) for to in Outcome)) for name in Outcome]
     used = [place for place, name in enumerate(Outcome) if sum(rows[place][1]) or sum(row[place] for _, row in rows)]
     outcomes = tuple(name.value for place, name in enumerate(Outcome) if place in used)
@@ -89,7 +107,7 @@ def _moved(run: RunFiles) -> Moved:
         rules=tuple(_rule(mapping(rule)) for rule in items(moves.get("rules"))),
         only_old=_count(moves.get("only_old")),
         only_new=_count(moves.get("only_new")),
-        other_judges=tuple(texts(content.get("other_judges"))),
+        other_judges=tuple(other_judges),
     )
 
 

@@ -26,9 +26,12 @@ class HumanVerdict:
 
     pair_id: str
     side: str
-    verdict: Verdict
+    verdict: Verdict | None
+    """None where they decided single rules: those of `by_rule`."""
     text: str
     """Hash of prompt and response; empty where the file has none."""
+    by_rule: tuple[RuleVerdict, ...] = ()
+    """They stand in the place of the oracle's, and the policy joins them with its verdicts on the other rules."""
 
 
 @dataclass(slots=True)
@@ -51,8 +54,9 @@ class HumanTally:
 class HumanVerdicts:
     """Verdicts of people by pair and side. All are held in memory: people do not decide millions."""
 
-    def __init__(self, verdicts: Iterable[HumanVerdict]) -> None:
-        """Take in the verdicts; of two on the same response, the last."""
+    def __init__(self, verdicts: Iterable[HumanVerdict], policy: Policy | None = None) -> None:
+        """Take in the verdicts; of two on the same response, the last. Those on single rules need the policy."""
+        self._policy = policy
         self._verdicts = {(item.pair_id, item.side): item for item in verdicts}
         self.start()
 
@@ -81,15 +85,28 @@ class HumanVerdicts:
         if found.text and found.text != text_hash(prompt_key(pair.prompt), text):
             self.tally.other_text += 1
             return verdict
+        said = found.verdict or self._joined(found, verdict)
         self.tally.used += 1
-        self.tally.changed += found.verdict.label is not verdict.label
-        return found.verdict
+        self.tally.changed += said.label is not verdict.label
+        return said
+
+    def _joined(self, found: HumanVerdict, verdict: Verdict) -> Verdict:
+        """Return the policy's verdict where people decided some of the rules and the oracle the others."""
+        own = {rule.rule: rule for rule in (*verdict.rules, *found.by_rule)}
+        if self._policy is None or own.keys() != {rule.id for rule in self._policy.rules}:
+            raise DataError(
+                f"verdicts of people on single rules of pair '{found.pair_id}'",
+                "the oracle judges whole responses, so that there is nothing to join them with",
+                "Name an oracle that judges rule by rule, or leave out human.path",
+            )
+        return self._policy.decide([own[rule.id] for rule in self._policy.rules])
 
 
 def read_human_verdicts(path: str | Path, policy: Policy) -> HumanVerdicts:
     """Read JSON Lines of `{"id": …, "side": "chosen" | "rejected", "label": …}` as `review export` writes them.
 
-    `rules` (the broken ones), `reason`, `policy` and `text` are optional; other keys are left alone.
+    `rules` (the broken ones), `reason`, `policy` and `text` are optional; other keys are left alone. A line with
+    `by_rule` ({rule: label}) instead of `label`, as `realigner migrate` writes it, decides those rules alone.
 
     Raises:
         DataError: the file is missing or empty, a line is broken, given twice, or speaks of another policy.
@@ -113,7 +130,7 @@ def read_human_verdicts(path: str | Path, policy: Policy) -> HumanVerdicts:
         found.append(verdict)
     if not found:
         raise DataError(f"verdicts of people {path}", "it has no line", "Check human.path, or leave it out")
-    return HumanVerdicts(found)
+    return HumanVerdicts(found, policy)
 
 
 def _verdict(row: Row, policy: Policy) -> HumanVerdict:
@@ -125,7 +142,7 @@ def _verdict(row: Row, policy: Policy) -> HumanVerdict:
         raise DataError(f"{row.source}: id is {shorten(pair_id)}", "an id is a text or a whole number", REMEDY)
     if side not in SIDES:
         raise DataError(f"{row.source}: side is {shorten(side)}", f"a side is {' or '.join(SIDES)}", REMEDY)
-    if label not in DECIDED:
+    if label not in DECIDED and "by_rule" not in columns:
         rule = f"people decide {' or '.join(DECIDED)}; what they cannot decide is left out"
         raise DataError(f"{row.source}: label is {shorten(label)}", rule, REMEDY)
     name = f"{policy.id} {policy.version}"
@@ -135,7 +152,11 @@ def _verdict(row: Row, policy: Policy) -> HumanVerdict:
             f"this run's policy is '{name}', and under it nobody has decided",
             "Have people decide again, or leave out human.path",
         )
-    rules = columns.get("rules") or []
+    by_rule = columns.get("by_rule") or {}
+    if not isinstance(by_rule, dict) or any(said not in DECIDED for said in by_rule.values()):
+        rule = f"it is a mapping of rules to {' or '.join(DECIDED)}"
+        raise DataError(f"{row.source}: by_rule is {shorten(by_rule)}", rule, REMEDY)
+    rules = [*by_rule, *(columns.get("rules") or [])]
     for rule in rules:
         known = [item.id for item in policy.rules]
         if rule not in known:
@@ -144,12 +165,16 @@ def _verdict(row: Row, policy: Policy) -> HumanVerdict:
                 f"the rules of the policy are {', '.join(known)}",
                 f"Correct it.{did_you_mean(str(rule), known)}",
             )
+    text = str(columns.get("text") or "")
+    if by_rule:
+        of_rules = tuple(RuleVerdict(rule, Label(said), SAID) for rule, said in by_rule.items())
+        return HumanVerdict(str(pair_id), str(side), None, text, of_rules)
     reason = columns.get("reason") or ""
     people = len(columns.get("annotators") or ())
     by = f"{SAID}, {people} people" if people > 1 else SAID
     verdict = Verdict(
-        Label(label),
+        Label(str(label)),
         tuple(RuleVerdict(str(rule), Label.NON_COMPLIANT, SAID) for rule in rules),
         f"{by}: {reason}" if reason else by,
     )
-    return HumanVerdict(str(pair_id), str(side), verdict, str(columns.get("text") or ""))
+    return HumanVerdict(str(pair_id), str(side), verdict, text)

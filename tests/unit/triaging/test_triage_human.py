@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realigner.errors import DataError
-from realigner.oracle import ScriptedOracle
+from realigner.oracle import RuleOracle, ScriptedOracle
 from realigner.policy import Policy
 from realigner.records import Label, Outcome, Pair, prompt_key, text_hash, user_prompt
 from realigner.triaging import TriageTally, read_triage, triage, write_triage
@@ -83,6 +83,12 @@ def test_a_verdict_on_another_text_is_not_used_and_counted(tmp_path: Path) -> No
         ([row(label="unsure")], "people decide compliant or non_compliant"),
         ([row(rules=["no-blam"])], "Did you mean 'no-blame'"),
         ([row(policy="kind 0")], "decided under policy 'kind 0': this run's policy is 'kind 1'"),
+        (
+            [row(by_rule={"no-blame": "unsure"})],
+            "by_rule is .*: it is a mapping of rules to compliant or non_compliant",
+        ),
+        ([row(by_rule=["no-blame"])], "by_rule is .*: it is a mapping of rules"),
+        ([row(by_rule={"no-blam": "compliant"})], "Did you mean 'no-blame'"),
         ([row(), row()], r"pair '0', chosen, was decided at .*h\.jsonl:1"),
         ([], "it has no line"),
     ],
@@ -95,3 +101,22 @@ def test_a_wrong_file_is_refused_with_its_line(tmp_path: Path, rows: list[dict[s
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file\. Check human\.path"):
         read_human_verdicts(tmp_path / "none.jsonl", POLICY)
+
+
+def test_what_people_say_of_single_rules_is_joined_with_what_the_oracle_says_of_the_others(tmp_path: Path) -> None:
+    rules = [{"id": name, "text": "x", "forbid": {"words": [word]}} for name, word in (("a", "chosen"), ("b", "2"))]
+    policy = Policy.parse({"id": "kind", "version": "1", "title": "t", "rules": rules})
+    lines = [{"id": id_, "side": "chosen", "by_rule": {"a": "compliant"}} for id_ in ("1", "2")]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    human, tally = read_human_verdicts(tmp_path / "h.jsonl", policy), TriageTally()
+    found = list(triage(PAIRS, RuleOracle(policy), human=human, tally=tally))
+    assert [item.chosen_verdict.label for item in found] == [
+        Label.NON_COMPLIANT,
+        Label.COMPLIANT,
+        Label.NON_COMPLIANT,
+        Label.NON_COMPLIANT,
+    ]
+    assert found[1].chosen_verdict.rules[0].reason == "human"
+    assert tally.as_dict()["human"] == {"used": 2, "changed": 1, "other_text": 0, "unknown": 0}
+    with pytest.raises(DataError, match="single rules of pair '1': the oracle judges whole responses"):
+        list(triage(PAIRS, UNSURE, human=human))
