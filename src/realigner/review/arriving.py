@@ -114,7 +114,7 @@ def coordinator(ask: Ask) -> Response:
     if not _same(ask.request.cookies.get(f"{ask.desk.cookie}-desk", ""), ask.desk.coordinator):
         raise HTTPException(404)
     figures = [task_figures(ask.store, task, LIVE_RESAMPLES) for task in ask.desk.study.tasks.values()]
-    return ask.show("coordinator", figures=figures, unblinded=ask.store.unblinded)
+    return ask.show("coordinator", figures=figures, resamples=LIVE_RESAMPLES, unblinded=ask.store.unblinded)
 
 
 def _same(given: str, secret: str) -> bool:

@@ -78,6 +78,11 @@ class TaskFigures:
     after_reveal: int
     withdrawn: int
 
+    @property
+    def named(self) -> dict[str, int]:
+        """Answers by what they say, without votes for a numbered response: a number means another one in each item."""
+        return {name: count for name, count in self.prevalence.items() if not name.isdecimal()}
+
 
 def counted(entries: Iterable[Entry]) -> Counted:
     """Return the answers that count, each person's in order."""

@@ -180,6 +180,17 @@ def test_the_coordinator_sees_agreement_as_it_grows_and_no_systems(stack: ExitSt
     assert "Bob" in seen.text
 
 
+def test_votes_are_counted_by_place_and_never_called_none_once_there_are_some(stack: ExitStack, tmp_path: Path) -> None:
+    study = Served(stack, write_study(tmp_path, ["preference"], count=4, annotators=1))
+    desk = Client(study.address)
+    assert "none yet" in desk.get(f"/coordinator/{study.store.secret('coordinator')}").text
+    person = study.client("Ada")
+    person.submit(person.get("/task/preference").form(r"/task/preference/\d"), {"choice": "1"})
+    seen = desk.get("/coordinator").text
+    assert "none yet" not in seen
+    assert "Chosen by place" in seen
+
+
 def test_the_time_of_an_answer_is_from_its_page_to_its_form(tmp_path: Path) -> None:
     now = [1_800_000_000.0]
     with Store(load_study(write_study(tmp_path, ["audit"])), clock=lambda: now[0]) as store:
