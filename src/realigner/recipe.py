@@ -7,9 +7,9 @@ Paths in a recipe file are relative to the file. Every field states its unit and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -50,6 +50,8 @@ class LoraSettings(Section):
 class ModelSettings(Section):
     """The aligned model to start from. It is also the frozen reference."""
 
+    called: ClassVar[str] = "model.path"
+    """What errors call its path."""
     path: FileOrId
     """Local directory (safetensors; a PEFT adapter directory is merged into its base) or hub id."""
     revision: str | None = None
@@ -205,6 +207,18 @@ class RoleFormat(Section):
     """Text before the turn."""
     after: str = ""
     """Text after the turn."""
+
+
+class JudgeModelSettings(ModelSettings):
+    """The model of a judge on this machine."""
+
+    called = "path of the judge"
+
+
+class WriterModelSettings(ModelSettings):
+    """The model of a writer of corrections on this machine."""
+
+    called = "path of the writer"
 
 
 class TextSettings(Section):
@@ -505,6 +519,11 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set {override}", f"'{parent}' holds a value, not a section", "Set the value itself")
         node = child
     node[leaf] = value
+
+
+def _guess(word: str, known: Iterable[str]) -> str:
+    guess = did_you_mean(word, known)
+    return f".{guess}" if guess else ""
 
 
 def _explain(error: ValidationError, source: str) -> RecipeError:

@@ -193,6 +193,22 @@ def test_what_cannot_be_migrated_is_said(judged_run: Path, say: Say) -> None:
     assert (refused.code, "none.yaml" in refused.error) == (2, True)
 
 
+def test_nothing_but_an_earlier_migration_is_written_over(migrating: Path, say: Say) -> None:
+    write_policy(migrating / "new.yaml", *NEW["edited"][0])
+    (migrating / "full").mkdir()
+    (migrating / "full" / "notes.txt").write_text("mine")
+    for taken in ("old.jsonl", "full"):
+        before = (migrating / "old.jsonl").read_bytes()
+        refused = say("migrate", "run", "new.yaml", "--out", taken)
+        assert refused.code == 2
+        assert f"{taken}: it is there already, and is no earlier migration. Name another directory" in refused.error
+        assert (migrating / "old.jsonl").read_bytes() == before
+        assert (migrating / "full" / "notes.txt").read_text() == "mine"
+    (migrating / "free").mkdir()
+    for _ in range(2):
+        assert say("migrate", "run", "new.yaml", "--out", "free").code == 0
+
+
 def test_a_run_that_records_no_rules_is_read_by_its_policy_file_if_that_is_unchanged(migrating: Path, say: Say) -> None:
     manifest = migrating / "run" / "manifest.json"
     content = json.loads(manifest.read_text())

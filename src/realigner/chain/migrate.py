@@ -17,7 +17,7 @@ from realigner.chain.examples import Examples
 from realigner.chain.moves import Moves, pair_rules
 from realigner.chain.people import People
 from realigner.chain.record import policy_of
-from realigner.errors import OracleError
+from realigner.errors import OracleError, RunDirError
 from realigner.oracle import PolicyOracle
 from realigner.oracle.build import open_policy_oracle
 from realigner.oracle.plan import Plan, Planner
@@ -109,17 +109,19 @@ def migrate(
         run: a run directory whose stage `triage` is done.
         policy: the new policy, a file or a shipped one.
         recipe: the run's recipe with other settings of the oracle. Default: as it is.
-        out: where to write. Default: `migrate-HASH` in the run directory; what is there of the same policy is replaced.
+        out: where to write. Default: `migrate-HASH` in the run directory. An earlier migration there is replaced.
         dry_run: only say what judges would be asked; writes nothing.
         progress: counts pairs.
 
     Raises:
-        RunDirError: the run was not triaged, or does not know its own policy any more.
+        RunDirError: the run was not triaged, or does not know its own policy any more; or `out` holds something else.
         PolicyError: the new policy cannot be used.
         OracleError: the run's oracle judges no single rules, or judges are missing.
         LimitReached: a limit on calls or money stands against it.
     """
     stored = load_run(run)
+    if out is not None:
+        _free(Path(out))
     old = policy_of(stored)
     settings = recipe or stored.recipe
     judged = Policy.load(policy, allow_code=settings.policy.allow_code)
@@ -135,7 +137,7 @@ def migrate(
             plan.refuse_over(oracle.meter)
         if dry_run:
             return Migration(stored.directory, old, new, plan, None, {}, {}, _counted(people), None)
-        directory = Path(out) if out is not None else stored.directory / f"migrate-{new.hash}"
+        directory = _free(Path(out) if out is not None else stored.directory / f"migrate-{new.hash}")
         moves = Moves(pair_rules(old, new))
         with atomic.writing_directory(directory) as temporary:
             with _Rows(temporary, moves, people, new.name) as rows, oracle.asking(plan.calls if plan else 0, progress):
@@ -256,6 +258,16 @@ def _sides(item: TriagedPair) -> tuple[Verdict, Verdict]:
 
 def _questions(window: Sequence[TriagedPair]) -> list[Judgement]:
     return [Judgement(i.pair.prompt, text) for i in window for text in (i.pair.chosen, i.pair.rejected)]
+
+
+def _free(directory: Path) -> Path:
+    """Return the directory if nothing but an earlier migration would be replaced."""
+    earlier = (directory / CONTENT).is_file()
+    if directory.exists() and not earlier and not (directory.is_dir() and not any(directory.iterdir())):
+        raise RunDirError(
+            f"{directory}", "it is there already, and is no earlier migration", "Name another directory with --out"
+        )
+    return directory
 
 
 def _counted(people: People) -> dict[str, int]:

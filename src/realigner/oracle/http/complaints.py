@@ -43,7 +43,9 @@ def hopeless(endpoint: Endpoint, reply: Reply, why: str) -> OracleError:
     """Return the error for a status that no request will change: key, model, money, place."""
     given = f"judge at {endpoint.url}, {why}"
     if reply.status in (401, 403, 407):
-        key = f"with the key from {endpoint.key_env}" if endpoint.key is not None else "without a key (no key_env is set)"
+        key = (
+            f"with the key from {endpoint.key_env}" if endpoint.key is not None else "without a key (no key_env is set)"
+        )
         return OracleError(given, f"the server refuses requests {key}", "Give the right key, or ask for access")
     if reply.status in (402, 429):
         return OracleError(given, "the account has no credit left", "Settle that with the vendor")
