@@ -114,6 +114,8 @@ def row(shift: str, seed: int, noise: float, bias: float, count: int, old: Polic
         "length_alone": found.baselines["length alone"],
         "named_biases": [item.form for item in found.biases if item.named],
         "bias_named": any(item.form == BIAS and item.named for item in found.biases),
+        "shorter_named": any(item.form == "shorter" and item.named for item in found.biases),
+        "alone": found.alone,
         "texts": [rule.candidate.text for rule in found.rules],
         **compare(found, clean, old),
     }
@@ -137,7 +139,16 @@ def main() -> None:
             if group:
                 summary[f"{shift}, noise {noise:g}, bias {bias:g}"] = {
                     name: round(fmean(r[name] or 0.0 for r in group), 3)
-                    for name in ("recovered", "precision", "recall", "agreement", "base", "ceiling", "bias_named")
+                    for name in (
+                        "recovered",
+                        "precision",
+                        "recall",
+                        "agreement",
+                        "base",
+                        "ceiling",
+                        "bias_named",
+                        "shorter_named",
+                    )
                 } | {"reconstruction": round(fmean((r["reconstruction"] or {"value": 0.5})["value"] for r in group), 3)}
     config = {"pairs": count, "seeds": list(seeds), "right": RIGHT, "recalled": RECALLED, "decides": DECIDES}
     write(given.json, "discover.lab", config=config, rows=rows, ratios=summary)

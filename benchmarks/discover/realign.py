@@ -1,15 +1,19 @@
-"""Does it matter for re-alignment whether the old policy was documented or recovered? One small run each.
+"""Does it matter for re-alignment whether the old policy was documented or recovered? Three seeds of the demo.
 
     python -m benchmarks.discover.realign --json benchmarks/discover/realign.json
 
 The demo's model and pairs; the new policy decides every outcome, so that an old policy can only change which retained
-pairs anchor, and which inversions are left out. Three runs from the same start: no old policy, the documented one, the
-one that `discover` recovers from the pairs, the latter two with 40 anchors a surviving rule and `unrelated: leave_out`.
+pairs anchor, and which inversions are left out. For each seed, three runs from the same start: no old policy, the
+documented one, the one that `discover` recovers from the pairs, the latter two with 40 anchors a surviving rule and
+`unrelated: leave_out`. Differences from the run without an old policy are taken seed by seed; their intervals are
+Student's over seeds.
 """
 
 from __future__ import annotations
 
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,6 +26,7 @@ from realigner.recipe import OldPolicySettings, Recipe
 from realigner.runs import load_run
 
 ANCHORS = 40
+SEEDS = (1, 2, 3)
 
 
 def one(recipe: Recipe, name: str, old: Path | None, folder: Path) -> dict[str, Any]:
@@ -33,32 +38,62 @@ def one(recipe: Recipe, name: str, old: Path | None, folder: Path) -> dict[str, 
         "old_policy": name,
         "table": facts,
         "flagged": len(flagged),
+        "left_out": facts.get("left_out", 0),
         **{key: result.summary[key] for key in ("agreement", "kl", "perplexity", "counts")},
     }
 
 
-def main() -> None:
-    given = arguments(__doc__)
+def of_seed(seed: int, quick: bool) -> list[dict[str, Any]]:
     with TemporaryDirectory() as name:
         folder = Path(name)
-        recipe = build_demo(folder, seed=1)
-        found = discover(read_pairs(recipe.data), seed=1)
-        found.write(folder / "recovered.yaml")
-        documented = folder / "inputs" / "old-policy.yaml"
+        recipe = build_demo(folder, seed=seed)
+        found = discover(read_pairs(recipe.data), seed=seed)
+        written = found.write(folder / "recovered.yaml")
         rows = [one(recipe, "none", None, folder)]
-        if not given.quick:
-            rows.append(one(recipe, "documented", documented, folder))
-            rows.append(one(recipe, "recovered", folder / "recovered.yaml", folder))
-    summary = {
-        row["old_policy"]: {"agreement": row["agreement"]["after"], "kl": row["kl"], "flagged": row["flagged"]}
-        for row in rows
-    }
-    config = {
-        "seed": 1,
-        "anchors": ANCHORS,
-        "recovered": found.verdict,
-        "rules": [rule.candidate.text for rule in found.rules],
-    }
+        if not quick:
+            rows.append(one(recipe, "documented", folder / "inputs" / "old-policy.yaml", folder))
+            if found.recovered:
+                rows.append(one(recipe, "recovered", written[0], folder))
+    said = {"verdict": found.verdict, "rules": [rule.candidate.text for rule in found.rules]}
+    return [{"seed": seed, **said, **row} for row in rows]
+
+
+def over_seeds(values: list[float]) -> dict[str, Any]:
+    """The mean and its 95 % interval by Student's t; the values themselves beside it."""
+    from scipy.stats import t
+
+    found: dict[str, Any] = {"mean": round(fmean(values), 4), "values": [round(value, 4) for value in values]}
+    if len(values) > 1:
+        half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
+        found |= {"low": round(found["mean"] - half, 4), "high": round(found["mean"] + half, 4)}
+    return found
+
+
+def main() -> None:
+    given = arguments(__doc__)
+    seeds = SEEDS[:1] if given.quick else SEEDS
+    rows = [row for seed in seeds for row in of_seed(seed, given.quick)]
+    alone = {row["seed"]: row for row in rows if row["old_policy"] == "none"}
+    summary = {}
+    for name in ("none", "documented", "recovered"):
+        group = [row for row in rows if row["old_policy"] == name]
+        if group:
+            after = {row["seed"]: row["agreement"]["after"]["value"] for row in group}
+            kl = {row["seed"]: row["kl"]["value"] for row in group}
+            summary[name] = {
+                "agreement": over_seeds(list(after.values())),
+                "kl": over_seeds(list(kl.values())),
+                "left_out": [row["left_out"] for row in group],
+                "flagged": [row["flagged"] for row in group],
+            }
+            if name != "none":
+                summary[name] |= {
+                    "agreement_minus_none": over_seeds(
+                        [value - alone[seed]["agreement"]["after"]["value"] for seed, value in after.items()]
+                    ),
+                    "kl_minus_none": over_seeds([value - alone[seed]["kl"]["value"] for seed, value in kl.items()]),
+                }
+    config = {"seeds": list(seeds), "anchors": ANCHORS, "recovered": sum(r["old_policy"] == "recovered" for r in rows)}
     write(given.json, "discover.realign", config=config, rows=rows, ratios=summary)
 
 

@@ -194,8 +194,8 @@ class OldPolicySettings(Section):
     allow_code: bool = False
     """Permit `python:` checks in it."""
     anchors: PositiveInt | None = None
-    """The most retained training pairs for each old rule that survives, and as many that no rule supports. `null`: all
-    retained pairs anchor."""
+    """The most retained training pairs for each old rule that survives; those that no surviving rule supports all
+    anchor. `null`: all retained pairs do."""
     unrelated: Literal["keep", "leave_out"] = "keep"
     """INVERT pairs whose old preference no old rule supports are flagged; `leave_out`: and not trained on."""
 

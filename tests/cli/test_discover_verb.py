@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from .conftest import Say
 
 
-def write_old(path: Path, count: int, noise: float = 0.0, broken: bool = False) -> None:
+def write_old(path: Path, count: int, noise: float = 0.0, broken: bool = False, ids: bool = False) -> None:
     rng = Random(0)
     rows = []
     for i in range(count):
@@ -19,6 +21,8 @@ def write_old(path: Path, count: int, noise: float = 0.0, broken: bool = False) 
         if harmful == (rng.random() < noise):
             sides.reverse()
         rows.append({"prompt": prompt, "chosen": sides[0], "rejected": sides[1]})
+        if ids:
+            rows[-1]["id"] = f"case\n{i}: \x07 # \u2028"
     if broken:
         rows.append({"prompt": "q", "chosen": "", "rejected": "b"})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -66,6 +70,86 @@ def test_discover_refuses_too_few_pairs(folder: Path, say: Say) -> None:
     said = say("discover", "old.jsonl")
     assert said.code == 2
     assert "40 pairs of 40 prompts: recovering a policy takes at least 200 pairs of 50 prompts" in said.error
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("old.json", "--out old.json: a policy file ends in .yaml, and its figures go beside it. Add .yaml"),
+        ("old", "a policy file ends in .yaml"),
+    ],
+)
+def test_discover_refuses_a_name_under_which_no_policy_is_read(folder: Path, say: Say, out: str, message: str) -> None:
+    said = say("discover", "nothing.jsonl", "--out", out)
+    assert (said.code, message in said.error) == (2, True)
+
+
+def test_discover_refuses_a_folder_that_cannot_be_written_to(
+    folder: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    said = say("discover", "nothing.jsonl")
+    assert (said.code, "cannot be written to. Name a file in another directory" in said.error) == (2, True)
+
+
+def test_discover_names_a_policy_after_a_file_of_several_words_and_odd_ids(folder: Path, say: Say) -> None:
+    write_old(folder / "data.jsonl", 400, ids=True)
+    assert say("discover", "data.jsonl", "--out", "our old policy.yaml").code == 0
+    assert "our-old-policy" in say("policy", "show", "our old policy.yaml").out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file or directory"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"[1, 2", "one JSON list"),
+        (b'{"question": "a", "good": "b", "bad": "c"}\n', "data.fields"),
+        (b"", "it has no row"),
+    ],
+)
+def test_discover_says_what_is_wrong_with_a_file(folder: Path, say: Say, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (folder / "data.jsonl").write_bytes(content)
+    said = say("discover", "data.jsonl")
+    assert said.code == 2
+    assert message in said.error
+    assert not (folder / "recovered.json").exists()
+
+
+def test_discover_says_that_constant_data_teach_nothing(folder: Path, say: Say) -> None:
+    rows = [{"prompt": f"q {i}", "chosen": "Always this.", "rejected": f"b {i}"} for i in range(300)]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = say("discover", "data.jsonl")
+    assert said.code == 2
+    assert "300 pairs whose chosen response is always the same: there is nothing to learn from constant" in said.error
+
+
+def test_discover_says_that_no_rule_is_there(folder: Path, say: Say) -> None:
+    write_old(folder / "data.jsonl", 400, noise=0.5)
+    (folder / "new.yaml").write_text(
+        'id: new\nversion: "2"\ntitle: t\nrules: [{id: a, text: A., forbid: {words: [cannot]}}]\n'
+    )
+    said = say("discover", "data.jsonl", "--new", "new.yaml")
+    assert said.code == 3
+    assert said.out.startswith("ABSTAINS: no rule tells the old preferences apart beyond chance")
+    assert "new.yaml: not compared, as no old policy was recovered" in said.out
+
+
+@pytest.mark.parametrize("option", [("--pairs", "0"), ("--seed", "-1"), ("--max-calls", "x")])
+def test_discover_refuses_numbers_that_are_none(folder: Path, say: Say, option: tuple[str, str]) -> None:
+    said = say("discover", "old.jsonl", *option)
+    assert said.code == 2
+    assert option[0] in said.err
+
+
+def test_discover_refuses_a_judge_and_a_recipe_that_are_not_there(folder: Path, say: Say) -> None:
+    said = say("discover", "old.jsonl", "--llm", "none.yaml")
+    assert (said.code, "--llm none.yaml: it cannot be read" in said.error) == (2, True)
+    said = say("discover", "none.yaml")
+    assert (said.code, "none.yaml" in said.error) == (2, True)
+    said = say("discover", "old.jsonl", "--new", "none.yaml")
+    assert (said.code, "none.yaml" in said.error) == (2, True)
 
 
 def test_discover_leaves_unusable_pairs_out_where_told(folder: Path, say: Say) -> None:

@@ -18,7 +18,7 @@ from realigner.oracle import VerdictStore
 from realigner.oracle.http.build import http_judge
 from realigner.policy import Policy
 from realigner.recipe_judges import HttpJudgeSettings
-from realigner.records import Pair, user_prompt
+from realigner.records import Label, Pair, user_prompt
 
 PAIRS = 220
 
@@ -60,9 +60,15 @@ def test_a_rule_by_wording_is_recovered_reproduced_alone_and_written(
         (tmp_path / "r.yaml").unlink()
         (tmp_path / "r.json").unlink()
         assert main([*command, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == facts
+        again = json.loads(capsys.readouterr().out)
+        asked_again = again.pop("asked")
+        assert facts.pop("asked")["calls"] > 0
+        assert asked_again["calls"] == 0
+        assert again == facts
         assert server.count() <= asked + 1, "only the trivial question of the check may be asked again"
     assert code == 0
+    assert facts["answers"]["proposed"] == 60
+    assert facts["answers"]["unreadable_votes"] == facts["answers"]["unreadable_verdicts"] == 0
     rule = next(rule for rule in facts["rules"] if "names a source" in rule["text"])
     assert rule["reproduced"] == 1
     assert any("names a source for it" in member for member in rule["members"]), "alike wordings became one"
@@ -126,10 +132,62 @@ def test_a_limit_on_calls_stops_before_it_is_passed(tmp_path: Path, capsys: pyte
         assert "Raise --max-calls and give the same command again" in capsys.readouterr().err
 
 
-def test_a_model_that_answers_in_prose_is_no_proposer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_answers_in_prose_proposes_nothing_and_counts_say_what_they_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with discover_server.running() as server:
-        assert main(write_inputs(tmp_path, server, "prose")) == 2
-    assert "requests for rules: no answer could be read" in capsys.readouterr().err
+        assert main(write_inputs(tmp_path, server, "prose")) == 3
+    said = capsys.readouterr()
+    assert "20 of 20 requests for rules had no answer that could be read: take a model that follows" in said.err
+    assert "20 of them unreadable; it proposed no rule, and what follows is from counts alone" in said.out
+
+
+def test_discovery_gets_through_beside_a_real_model_that_writes_nonsense(
+    story_server: str,
+    story_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`transformers serve` with a teller of children's stories, on pairs of which a coin preferred one."""
+    monkeypatch.setattr("realigner.discover.llm.BATCHES", 4)
+    rng = Random(0)
+    pairs = [[f"It is {rng.randint(100, 999)}.", f"It was {rng.randint(100, 999)}."] for _ in range(PAIRS)]
+    rows = [
+        {"prompt": f"Question {i}?", **dict(zip(("chosen", "rejected"), rng.sample(sides, 2), strict=True))}
+        for i, sides in enumerate(pairs)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "llm.yaml").write_text(json.dumps(story_settings(story_server, story_model)))
+    files = [str(tmp_path / name) for name in ("data.jsonl", "llm.yaml", "r.yaml")]
+    assert main(["discover", files[0], "--llm", files[1], "--out", files[2], "--json"]) == 3
+    said = capsys.readouterr()
+    facts = json.loads(said.out)
+    assert facts["verdict"] == "ABSTAINS: no rule tells the old preferences apart beyond chance"
+    assert facts["answers"] == {"requests": 4, "unreadable_requests": 4, "proposed": 0}
+    assert facts["asked"]["calls"] == 4
+    assert facts["asked"]["output_tokens"] > 0
+    assert "4 of 4 requests for rules had no answer that could be read" in said.err
+    assert not (tmp_path / "r.yaml").exists()
+
+
+def test_what_a_real_model_writes_instead_of_votes_tells_nothing_and_is_counted(
+    story_server: str, story_model: Path
+) -> None:
+    nonsense = LlmVoter(
+        http_judge(HttpJudgeSettings.model_validate(story_settings(story_server, story_model))), store=None
+    )
+    rule = Candidate("c", "It names a source.", wording={"violates": ("no source",)})
+    pairs = [Pair(str(i), user_prompt(f"q {i}"), f"a {i}", f"b {i}", "t") for i in range(3)]
+    (votes,) = nonsense.votes([rule], pairs)
+    assert votes.tolist() == [0, 0, 0]
+    assert nonsense.pointwise(rule, "c", pairs) == [(Label.INVALID, Label.INVALID)] * 3
+    assert nonsense.answers == {"votes": 6, "unreadable_votes": 6, "verdicts": 6, "unreadable_verdicts": 6}
+
+
+def story_settings(url: str, model: Path) -> dict[str, object]:
+    settings = {"kind": "http", "url": url, "model": str(model), "output": "plain"}
+    return {**settings, "max_tokens": 8, "timeout": 60.0, "budget": 60.0}
 
 
 def test_a_server_that_is_not_there_is_found_before_the_data_are_read(
@@ -146,6 +204,11 @@ def test_a_server_that_is_not_there_is_found_before_the_data_are_read(
     ("text", "message"),
     [
         ("kind: http\nurl: http://localhost:1/v1\n", "model: field required"),
+        ("kind: local\npath: model\n", "kind: input should be 'http'"),
+        ("kind: http\nurl: http://localhost:1/v1\nmodel: m\nmodle: n\n", "modle: extra inputs are not permitted"),
+        ("kind: http\nurl: ftp://localhost:1/v1\nmodel: m\n", "http"),
+        ("", "the file: input should be a valid dictionary"),
+        ("- http\n", "the file: input should be a valid dictionary"),
         ("[", "it is not valid YAML"),
         (None, "it cannot be read"),
     ],

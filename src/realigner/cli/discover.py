@@ -61,18 +61,24 @@ def discover(
         from realigner.discover import discover as discover_policy
         from realigner.discover import draw
 
-        _refuse_existing(out)
+        _refuse_out(out)
         new_policy = _new_policy(new, allow_code)
         tally = DataTally()
         with _voter(llm, out, seed, max_calls, voice) as voter:
             pairs = draw(read_pairs(_settings(data, skip_invalid), tally), most, seed)
-            found = discover_policy(pairs, name=out.stem, seed=seed, voter=voter, progress=voice.progress)
+            # The id of a policy is one word; the name of a file may be several.
+            name = "-".join(out.stem.split())
+            found = discover_policy(pairs, name=name, seed=seed, voter=voter, progress=voice.progress)
         written = found.write(out)
         facts: dict[str, Any] = {**found.as_dict(), "data": tally.as_dict(), "files": [str(path) for path in written]}
+        if voter is not None:
+            facts["asked"] = voter.meter.as_dict()
         lines = [*found.lines(), "", *(f"wrote {path}" for path in written)]
         if new_policy is not None and found.recovered:
             facts["new"], said = _beside(out, new_policy, pairs, voice)
             lines += ["", *said]
+        elif new_policy is not None:
+            lines += ["", f"{new}: not compared, as no old policy was recovered"]
         voice.answer(facts, lambda stream: write_lines(stream, *lines), code=DONE if found.recovered else GATE)
     return voice.code
 
@@ -134,11 +140,18 @@ def _settings(data: str, skip_invalid: bool) -> DataSettings:
     return settings.model_copy(update={"on_invalid": "skip"}) if skip_invalid else settings
 
 
-def _refuse_existing(out: Path) -> None:
+def _refuse_out(out: Path) -> None:
+    """Refuse, before anything is computed, a name that could not be written or read again."""
+    import os
+
     from realigner.errors import RunDirError
 
+    if out.suffix not in RECIPES:
+        raise RunDirError(f"--out {out}", "a policy file ends in .yaml, and its figures go beside it", "Add .yaml")
     for path in (out, out.with_suffix(".json")):
         if path.exists():
             raise RunDirError(f"--out {out}", f"{path} is there already", "Name another file, or remove it")
     if not out.parent.is_dir():
         raise RunDirError(f"--out {out}", f"{out.parent} is no directory", "Make it first")
+    if not os.access(out.parent, os.W_OK):
+        raise RunDirError(f"--out {out}", f"{out.parent} cannot be written to", "Name a file in another directory")

@@ -1,92 +1,108 @@
-"""Reasons that are no policy: does the form of a response tell more about the old preference than the rules do?
+"""Reasons that are no policy: does the form of a response tell more about the old preference than its content does?
 
-A conditional logistic model of the preference, P(preferred over the other) = σ(a·margin + b·form), where margin is what
-the content rules say and form is 1 where the preferred response is the longer (laid out) one, −1 where the other is.
-Form is named as a bias where the likelihood-ratio test of b = 0 gives p < 0.01 after Holm's correction.
+Pairs are compared only with pairs of the same content: those on which the kept rules and the controls
+(`controls.py`) vote alike. Within such a group a rule, found or not, that content alone decides prefers the same
+response whatever its form; so the preference may not go with form. This is the test of Cochran, Mantel and Haenszel,
+with groups that content defines, and needs no model of how content decides. A pair on which nothing votes is compared
+with itself turned round: either response would be preferred as often.
+
+The odds are Peto's one-step estimate; the variance sums whole prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import exp, sqrt
 
 import numpy as np
 
 from realigner.discover.candidate import Votes
 
 SIGNIFICANT = 0.01
-RIDGE = 1e-3
-"""Penalty on both coefficients, so that rules that explain everything still have a finite one."""
 
 
 @dataclass(frozen=True)
 class Bias:
-    """What form tells beyond the content rules."""
+    """What form tells beyond content."""
 
     form: str
     """`longer`, `shorter`, `formatted`, `plain`: what the old data preferred."""
     odds: float
-    """How many times likelier a response was preferred for it, content rules being equal; above 1."""
+    """How many times likelier a response was preferred for it, content being equal; at least 1."""
     low: float
     high: float
-    """The 95 % interval of the odds (Wald)."""
+    """The 95 % interval of the odds."""
     p: float
-    """Of the likelihood-ratio test, Holm-corrected."""
+    """Of the test, two-sided, Holm-corrected."""
     named: bool
     """Whether it is named as a bias: p below 0.01."""
     n: int
+    """Pairs that could be compared: those whose group has both forms and both preferences."""
 
 
-def find_biases(margins: Any, forms: Mapping[tuple[str, str], Votes]) -> list[Bias]:
-    """Return what each form tells, strongest first.
+Names = tuple[str, str]
+"""What a form is called where it is preferred, and where it is avoided."""
+
+
+def find_biases(
+    forms: Mapping[Names, Votes], content: Mapping[Names, Sequence[Votes]], prompts: Sequence[Hashable]
+) -> list[Bias]:
+    """Return what each form tells, strongest first. A form that never differs where content is equal has no entry.
 
     Args:
-        margins: what the content rules say of each pair, positive for the preferred response.
-        forms: votes by (name if positive, name if negative).
+        forms: 1 where the preferred response of a pair has the form, −1 where the other has it.
+        content: for each form, what has to be equal: votes of rules on the same pairs.
+        prompts: the prompt of each pair.
     """
-    from scipy.stats import chi2
+    from scipy.stats import norm
 
-    spread = float(np.std(margins)) or 1.0
-    content = np.asarray(margins, dtype=float) / spread
     found = []
     for names, votes in forms.items():
-        if not np.any(votes):
-            continue
-        form = votes.astype(float)
-        _, without = _fit(content[:, None])
-        (_, b), with_form = _fit(np.column_stack([content, form]))
-        p = float(chi2.sf(max(0.0, 2 * (without - with_form)), 1))
-        error = _standard_error(np.column_stack([content, form]))
-        found.append((names[0] if b >= 0 else names[1], abs(b), error, p, int(np.count_nonzero(votes))))
-    found.sort(key=lambda item: item[3])
+        score, information, variance, n = _score(votes, content[names], prompts)
+        if information > 0 and variance > 0:
+            found.append((float(2 * norm.sf(abs(score) / sqrt(variance))), names, score, information, variance, n))
+    found.sort(key=lambda item: item[0])
     biases, so_far = [], 0.0
-    for rank, (name, b, error, p, n) in enumerate(found):
+    for rank, (p, names, score, information, variance, n) in enumerate(found):
         so_far = max(so_far, min(1.0, p * (len(found) - rank)))
-        low, high = (float(np.exp(min(b + sign * 1.96 * error, 50.0))) for sign in (-1, 1))
-        biases.append(Bias(name, float(np.exp(b)), low, high, so_far, so_far < SIGNIFICANT, n))
+        b, error = abs(score) / information, sqrt(variance) / information
+        low, high = (exp(min(b + sign * 1.96 * error, 50.0)) for sign in (-1, 1))
+        biases.append(Bias(names[score < 0], exp(min(b, 50.0)), low, high, so_far, so_far < SIGNIFICANT, n))
     return biases
 
 
-def _loss(coefficients: Any, columns: Any) -> float:
-    return float(np.logaddexp(0.0, -(columns @ coefficients)).sum() + RIDGE * (coefficients**2).sum())
+def _score(form: Votes, content: Sequence[Votes], prompts: Sequence[Hashable]) -> tuple[float, float, float, int]:
+    """Return the score of "form does not matter", its information, its variance by prompts, and the pairs behind it.
 
-
-def _fit(columns: Any) -> tuple[Any, float]:
-    """Return the coefficients and the loss at its minimum. Every outcome is "preferred", so there is no intercept."""
-    from scipy.optimize import minimize
-
-    def gradient(coefficients: Any, columns: Any) -> Any:
-        wrong = 1 / (1 + np.exp(np.clip(columns @ coefficients, -500, 500)))
-        return -(columns * wrong[:, None]).sum(axis=0) + 2 * RIDGE * coefficients
-
-    found = minimize(_loss, np.zeros(columns.shape[1]), args=(columns,), jac=gradient, method="BFGS")
-    return found.x, float(found.fun)
-
-
-def _standard_error(columns: Any) -> float:
-    """Return the standard error of the last coefficient, from the curvature at the minimum."""
-    coefficients, _ = _fit(columns)
-    p = 1 / (1 + np.exp(-np.clip(columns @ coefficients, -500, 500)))
-    curvature = (columns * (p * (1 - p))[:, None]).T @ columns + 2 * RIDGE * np.eye(columns.shape[1])
-    return float(np.sqrt(np.linalg.inv(curvature)[-1, -1]))
+    Each pair is turned so that its first vote of content is positive; then, in a group of N pairs of equal votes, of
+    which r prefer the first response, the score is Σ (±1 − its mean)·(preferred − r/N), +1 where it has the form.
+    """
+    differ = np.flatnonzero(form)
+    if not len(differ):
+        return 0.0, 0.0, 0.0, 0
+    votes = np.column_stack([np.zeros(len(form), dtype=np.int8), *content])[differ]
+    told = (votes != 0).any(axis=1)
+    turn = votes[np.arange(len(votes)), (votes != 0).argmax(axis=1)].astype(int)
+    turn[~told] = 1
+    groups = np.unique(votes * turn[:, None], axis=0, return_inverse=True)[1].ravel()
+    size = np.bincount(groups).astype(float)
+    has = form[differ] * turn > 0
+    first = turn > 0
+    preferred, formed = np.bincount(groups, first), np.bincount(groups, has)
+    alone = np.zeros(len(size), dtype=bool)
+    alone[groups[~told]] = True
+    expected = np.where(alone, 0.5, preferred / size)[groups]
+    usual = np.where(alone, 0.0, 2 * formed / size - 1)[groups]
+    terms = (np.where(has, 1.0, -1.0) - usual) * (first - expected)
+    spread = 4 * preferred * (size - preferred) * formed * (size - formed)
+    information = np.where(alone, size / 4, spread / (size**2 * np.maximum(size - 1, 1)))
+    widened = np.where(alone, 1.0, np.sqrt(size / np.maximum(size - 1, 1)))[groups]
+    number = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    by_prompt = np.bincount([number[prompts[int(place)]] for place in differ], terms * widened, len(number))
+    return (
+        float(terms.sum()),
+        float(information.sum()),
+        float((by_prompt**2).sum()),
+        int(size[information > 0].sum()),
+    )

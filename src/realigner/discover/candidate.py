@@ -51,6 +51,23 @@ class Candidate:
         return Rule.model_validate(keys)
 
 
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Which responses of each pair are condemned where each is judged alone, as booleans."""
+
+    preferred: Any
+    other: Any
+
+    def __or__(self, more: Alone) -> Alone:
+        """Return what either condemns: a policy is broken by any violation."""
+        return Alone(self.preferred | more.preferred, self.other | more.other)
+
+    @property
+    def votes(self) -> Any:
+        """1 where the preferred response alone is kept, −1 where the other one alone is, else 0; as numbers."""
+        return self.other.astype(float) - self.preferred.astype(float)
+
+
 class Material:
     """Pairs with what was found in them, so that each feature is looked for once.
 
@@ -61,6 +78,7 @@ class Material:
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = pairs
         self.prompts = [fold(prompt_text(pair.prompt)) for pair in pairs]
+        self._texts = [[(text, fold(text)) for text in (pair.chosen, pair.rejected)] for pair in pairs]
         self._sides: dict[str, tuple[Votes, Votes]] = {}
         self._conditions: dict[tuple[str, ...], Any] = {}
         lengths = [(count_words(pair.chosen), count_words(pair.rejected)) for pair in pairs]
@@ -72,7 +90,7 @@ class Material:
         key = repr(check)
         if key not in self._sides:
             find = detector(dict(check))
-            both = [[find(text) for text in (pair.chosen, pair.rejected)] for pair in self.pairs]
+            both = [[find(*text) for text in texts] for texts in self._texts]
             found = np.array(both, dtype=np.int8).reshape(-1, 2)
             self._sides[key] = found[:, 0], found[:, 1]
         return self._sides[key]
@@ -94,12 +112,12 @@ class Material:
         votes: Votes = rejected.astype(np.int8) - chosen.astype(np.int8)
         return votes
 
-    def condemned(self, candidate: Candidate, votes: Votes) -> Any:
-        """Return whether a candidate, judging each response alone, condemns the PREFERRED one, as booleans.
+    def alone(self, candidate: Candidate, votes: Votes) -> Alone:
+        """Return what a candidate condemns when it judges each response alone.
 
-        Where it compares (length) or goes by wording, only the pairs that it opposes are known to be condemned.
+        Where it compares (length) or goes by wording, only what its votes say is known.
         """
-        return self._broken(candidate)[0] if candidate.demand else votes < 0
+        return Alone(*self._broken(candidate)) if candidate.demand else Alone(votes < 0, votes > 0)
 
     def _broken(self, candidate: Candidate) -> tuple[Any, Any]:
         """Return whether the preferred and whether the other response of each pair breaks a rule of checks."""

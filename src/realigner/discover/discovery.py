@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ class Discovery:
     """Share of held-out preferences that the content rules give back."""
     with_form: Interval | None
     """The same with the rules of form."""
+    alone: Interval | None
+    """Share of held-out preferences that the policy gives back by its verdicts on single responses."""
     preferred_kept: Interval | None
     """Share of preferred held-out responses that keep the policy, each judged alone."""
     baselines: dict[str, Interval | None]
@@ -86,6 +89,8 @@ class Discovery:
     """Ids of pairs whose old preference no content rule supports and a named bias does, by bias."""
     proposer: str
     seed: int
+    answers: dict[str, int] = field(default_factory=dict)
+    """What was wanted of a language model and what of it could not be read; empty without one."""
 
     @property
     def recovered(self) -> bool:
@@ -118,8 +123,10 @@ class Discovery:
             "verdict": self.verdict,
             "floor": FLOOR,
             "least_kept": LEAST_KEPT,
+            "alone": self.alone,
             "preferred_kept": self.preferred_kept,
             "proposer": self.proposer,
+            "answers": self.answers,
             "seed": self.seed,
             "counts": self.counts,
             "reconstruction": self.reconstruction,
@@ -139,10 +146,13 @@ class Discovery:
             self.verdict,
             f"Pairs: {counts['propose']:,} to propose from, {counts['validate']:,} to choose by, "
             f"{counts['held_out']:,} held out; {counts['candidates']:,} candidates from {self.proposer}",
+            *([_answers_line(self.answers)] if self.answers else []),
             "",
             "Held-out reconstruction (95 % intervals, resampled by prompt)",
             f"  content rules  {_interval(self.reconstruction)}",
         ]
+        if self.alone is not None:
+            lines.append(f"  judged alone   {_interval(self.alone)}")
         if any(rule.candidate.kind == "form" for rule in self.rules):
             lines.append(f"  and form       {_interval(self.with_form)}")
         lines += [f"  {name:<14} {_interval(value)}" for name, value in self.baselines.items()]
@@ -164,8 +174,8 @@ class Discovery:
         for bias in named:
             of_bias = len(self.unrelated.get(bias.form, ()))
             lines.append(
-                f"  {bias.form} responses: odds × {bias.odds:.2f} ({bias.low:.2f} to {bias.high:.2f}), p {bias.p:.1g}; "
-                f"{of_bias:,} pairs have no other reason"
+                f"  {bias.form} responses: odds × {bias.odds:.2f} ({bias.low:.2f} to {bias.high:.2f}), p {bias.p:.1g}, "
+                f"in {bias.n:,} pairs of equal content; {of_bias:,} pairs have no other reason"
             )
         return lines
 
@@ -188,11 +198,11 @@ class Discovery:
     def _notes(self, rule: FoundRule) -> list[str]:
         notes = [_figures_line(rule)]
         if rule.candidate.members:
-            notes.append(f"same as: {' | '.join(_one_line(text) for text in rule.candidate.members[:3])}")
+            notes.append(f"same as: {' | '.join(rule.candidate.members[:3])}")
         for name, ids in (("supported by", rule.supports), ("opposed by", rule.opposes)):
             if ids:
                 more = f" … {len(ids):,} in all" if len(ids) > EVIDENCE else ""
-                notes.append(f"{name}: {', '.join(_one_line(i) for i in ids[:EVIDENCE])}{more}")
+                notes.append(f"{name}: {', '.join(ids[:EVIDENCE])}{more}")
         return notes
 
     def write(self, out: Path) -> list[Path]:
@@ -203,6 +213,18 @@ class Discovery:
             return [data]
         write_text(out, self.policy_text())
         return [out, data]
+
+
+def _answers_line(answers: Mapping[str, int]) -> str:
+    """Return what came of asking a language model."""
+    count = Counter(answers)
+    line = f"The model: {count['requests']:,} requests for rules, {count['unreadable_requests']:,} of them unreadable"
+    if not count["proposed"]:
+        return f"{line}; it proposed no rule, and what follows is from counts alone"
+    line += f"; {count['votes']:,} votes, {count['unreadable_votes']:,} of them unreadable and counted as neither"
+    if count["verdicts"]:
+        line += f"; {count['verdicts']:,} verdicts on single responses, {count['unreadable_verdicts']:,} unreadable"
+    return line
 
 
 def _figures_line(rule: FoundRule) -> str:
@@ -224,10 +246,6 @@ def _interval(value: Interval | None) -> str:
 
 def _number(value: Interval | None) -> str:
     return "not measured" if value is None else f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def ids_where(flags: Sequence[bool], ids: Sequence[str]) -> tuple[str, ...]:

@@ -90,22 +90,17 @@ def phrase(text: str) -> Feature:
     return Feature(f"“{text}”", f"says “{text}”", f"does not say “{text}”", {"words": [text]}, is_phrase=True)
 
 
-def detector(check: dict[str, Any]) -> Callable[[str], bool]:
-    """Return what a check of words or of a regular expression finds in a response; the twin of the policy's own.
+def detector(check: dict[str, Any]) -> Callable[[str, str], bool]:
+    """Return what a check of words or of a regular expression finds in a response, given as it is and folded.
 
-    Proposals are counted over many thousand responses, so this leaves out what the policy's checks do for people
-    (facts, limits of time). That the two agree is measured on every kept rule.
+    The twin of the policy's own check. Proposals are counted over many thousand responses, so this leaves out what the
+    policy's checks do for people (facts, limits of time). That the two agree is measured on every kept rule.
     """
     if "regex" in check:
         pattern = re.compile(check["regex"])
-        return lambda text: pattern.search(text) is not None
+        return lambda text, _: pattern.search(text) is not None
     words = [fold(word) for word in check["words"]]
-
-    def find(text: str) -> bool:
-        folded = fold(text)
-        return any(word in folded and contains_word(folded, word) for word in words)
-
-    return find
+    return lambda _, folded: any(word in folded and contains_word(folded, word) for word in words)
 
 
 def phrases_of(text: str, most: int = MOST_WORDS) -> frozenset[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,8 @@ class LlmVoter:
         progress: Progress = SILENT,
     ) -> None:
         self.meter = Meter() if meter is None else meter
-        self.unreadable = 0
-        """Answers, to requests for rules, that could not be read or were not given."""
+        self.answers: Counter[str] = Counter()
+        """How much was wanted of the model, and how much of it could not be read or was not given."""
         self._judge, self._seed, self._progress, self._proposals = judge, seed, progress, proposals
         self._pairwise = RememberingJudge(PairwiseJudge(judge), store, self.meter)
         self._single = RememberingJudge(judge, store, self.meter)
@@ -157,8 +158,10 @@ class LlmVoter:
     def propose(self, pairs: Sequence[Pair]) -> list[Candidate]:
         """Return the rules that the model proposes for batches of pairs, drawn by the seed.
 
+        Answers that cannot be read are counted and propose nothing; they are asked for anew by the next command.
+
         Raises:
-            OracleError: the server cannot be asked, or no answer could be read.
+            OracleError: the server cannot be asked.
             JudgeError: it stopped answering; answers so far are kept.
             LimitReached: the calls would pass the limit.
         """
@@ -172,7 +175,12 @@ class LlmVoter:
         requests = (ChatRequest(propose_messages(batches[place]), propose_format(mode)) for place in open_places)
         with self._progress.task("Proposing", len(open_places)) as advance:
             for number, completion in self._judge.client.complete(requests):
-                self.meter.spent.calls += 1
+                self.meter.spend(
+                    self._pairwise.costs,
+                    int(completion.status == 200),
+                    completion.prompt_tokens or 0,
+                    completion.completion_tokens or 0,
+                )
                 advance(1)
                 try:
                     found = read_rules(completion.text) if completion.ok else []
@@ -180,20 +188,18 @@ class LlmVoter:
                     logger.info("a proposal could not be read: %s", error)
                     found = []
                 if not found:
-                    self.unreadable += 1
+                    self.answers["unreadable_requests"] += 1
                     continue
                 known[keys[open_places[number]]] = completion.text
                 self._keep(known)
         candidates = [candidate for key in keys if key in known for candidate in read_rules(known[key])]
-        if self.unreadable:
+        self.answers.update(requests=len(batches), proposed=len(candidates))
+        if self.answers["unreadable_requests"]:
             logger.warning(
-                "%d of %d requests for rules had no answer that could be read", self.unreadable, len(batches)
-            )
-        if not candidates:
-            raise OracleError(
-                f"{self.identity}: {len(batches)} requests for rules",
-                "no answer could be read",
-                "Take a model that follows instructions, or raise max_tokens",
+                "%d of %d requests for rules had no answer that could be read%s",
+                self.answers["unreadable_requests"],
+                len(batches),
+                "" if candidates else ": take a model that follows instructions, or raise max_tokens",
             )
         return candidates
 
@@ -210,6 +216,7 @@ class LlmVoter:
                     questions.append(RuleQuestion((rule,), Judgement(pair.prompt, two_responses(*sides))))
                     signs.append(sign)
         labels = self._answers(self._pairwise, questions, "Voting")
+        self.answers.update(votes=len(labels), unreadable_votes=labels.count(Label.INVALID))
         said = np.array([_sign(label) * sign for label, sign in zip(labels, signs, strict=True)])
         by_vote = said.reshape(len(candidates), len(pairs), VOTES)
         unanimous = np.where((by_vote == by_vote[:, :, :1]).all(axis=2), by_vote[:, :, 0], 0)
@@ -221,6 +228,7 @@ class LlmVoter:
         texts = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
         questions = [RuleQuestion((rule,), Judgement(prompt, text)) for prompt, text in texts]
         labels = self._answers(self._single, questions, "Judging alone")
+        self.answers.update(verdicts=len(labels), unreadable_verdicts=labels.count(Label.INVALID))
         return list(zip(labels[::2], labels[1::2], strict=True))
 
     def _answers(self, judge: RuleJudge, questions: Sequence[RuleQuestion], label: str) -> list[Label]:

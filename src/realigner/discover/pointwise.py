@@ -74,14 +74,19 @@ def policy_yaml(policy: Policy, notes: Mapping[str, Sequence[str]], head: Sequen
     """
     content: dict[str, Any] = policy.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     rules = content.pop("rules")
-    lines = [f"# {line}" for line in head]
+    lines = [f"# {_one_line(line)}" for line in head]
     lines += _dump(content).splitlines()
     lines.append("rules:")
     for rule in rules:
-        lines += [f"  # {line}" for line in notes[rule["id"]]]
+        lines += [f"  # {_one_line(line)}" for line in notes[rule["id"]]]
         block = _dump(rule).splitlines()
         lines += [f"  - {block[0]}", *(f"    {line}" if line else line for line in block[1:])]
     return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    """Return a text that can stand in a comment of YAML: on one line, and without characters that YAML refuses."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _dump(content: dict[str, Any]) -> str:

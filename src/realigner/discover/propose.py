@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from realigner.discover.candidate import Candidate, Material, Votes
 from realigner.discover.features import LENGTH, NAMED, Feature, phrase, phrases_of
 from realigner.discover.logodds import log_odds
+from realigner.progress import SILENT, Progress
 from realigner.records import prompt_text
 
 Z_FLOOR = 3.0
@@ -27,20 +28,26 @@ MOST_PHRASES = 200
 """Words and phrases of responses that become candidates, those of the largest |z|."""
 MOST_CONDITIONED = 60
 """How many of these are also tried with a condition on the prompt."""
+MOST_FREQUENT = 60
+"""Words and phrases beside these that are tried with a condition alone: those that tell most pairs apart."""
 MOST_TRIGGERS = 60
 """Words of prompts in one condition."""
 
 
-def propose(material: Material) -> list[Candidate]:
+def propose(material: Material, progress: Progress = SILENT) -> list[Candidate]:
     """Return candidate rules, most general first. Deterministic."""
-    phrases = telling_phrases(material)
+    with progress.task("Counting words and phrases", None) as advance:
+        counts = phrase_counts(material)
+        advance(len(counts))
+    phrases = telling_phrases(counts)
     features = [*NAMED, *map(phrase, phrases)]
-    conditioned = {feature.name for feature in features[: len(NAMED) + MOST_CONDITIONED]}
     found = [candidate for feature in features for candidate in _plain(feature)]
     words = PromptWords(material)
-    for feature in features:
-        if feature.name in conditioned:
+    conditioned = [*features[: len(NAMED) + MOST_CONDITIONED], *map(phrase, frequent_phrases(counts, set(phrases)))]
+    with progress.task("Looking for conditions", len(conditioned)) as advance:
+        for feature in conditioned:
             found += _with_conditions(feature, material, words)
+            advance(1)
     longer = Candidate(f"{LENGTH}: longer", "The response is longer than the other one.", "form")
     shorter = Candidate(f"{LENGTH}: shorter", "The response is shorter than the other one.", "form")
     return [*found, longer, shorter]
@@ -63,11 +70,33 @@ class PromptWords:
         return np.bincount(self._places[members[self._rows]], minlength=len(self.words))
 
 
-def telling_phrases(material: Material) -> list[str]:
-    """Return words and phrases by falling |z| of their log-odds, preferred against other responses.
+Counts = Mapping[str, tuple[int, int]]
+"""For each word and phrase, in how many pairs the preferred, and in how many the other, response alone has it."""
 
-    A phrase counts once a response, and only where one response of the pair has it and the other has not.
+
+def telling_phrases(counts: Counts) -> list[str]:
+    """Return words and phrases by falling |z| of their log-odds, preferred against other responses."""
+    scores = log_odds([first for first, _ in counts.values()], [second for _, second in counts.values()])
+    telling = [(abs(z), text) for text, z in zip(counts, scores, strict=True) if abs(z) >= Z_FLOOR]
+    return [text for _, text in sorted(telling, key=lambda item: (-item[0], -len(item[1]), item[1]))[:MOST_PHRASES]]
+
+
+def frequent_phrases(counts: Counts, known: Collection[str]) -> list[str]:
+    """Return the words and phrases that tell most pairs apart, whichever way, but the known ones.
+
+    What was preferred on some prompts and avoided on as many others has no log-odds; only a condition on the prompt
+    can show it. Of phrases that tell equally many apart either way, which are mostly parts of one, the longest.
     """
+    found: dict[tuple[int, int], str] = {}
+    for text, count in counts.items():
+        if text not in known and len(text) > len(found.get(count, "")):
+            found[count] = text
+    ranked = sorted(found, key=lambda count: (-sum(count), found[count]))
+    return [found[count] for count in ranked[:MOST_FREQUENT]]
+
+
+def phrase_counts(material: Material) -> Counts:
+    """Return the counts of words and phrases, once a response; those of fewer than `LEAST_PAIRS` pairs are left out."""
     chosen: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
     for pair in material.pairs:
@@ -75,9 +104,7 @@ def telling_phrases(material: Material) -> list[str]:
         chosen.update(first - second)
         rejected.update(second - first)
     counted = sorted(text for text in {**chosen, **rejected} if chosen[text] + rejected[text] >= LEAST_PAIRS)
-    scores = log_odds([chosen[text] for text in counted], [rejected[text] for text in counted])
-    telling = [(abs(z), text) for text, z in zip(counted, scores, strict=True) if abs(z) >= Z_FLOOR]
-    return [text for _, text in sorted(telling, key=lambda item: (-item[0], -len(item[1]), item[1]))[:MOST_PHRASES]]
+    return {text: (chosen[text], rejected[text]) for text in counted}
 
 
 def triggers(words: PromptWords, there: Votes) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import numpy as np
 from realigner.discover.bias import Bias, find_biases
 from realigner.discover.candidate import Candidate, Material, Votes, tally
 from realigner.discover.cluster import Embed, merge_by_votes, merge_by_wording
+from realigner.discover.controls import controls
 from realigner.discover.discovery import Discovery, FoundRule, Lead, ids_where
 from realigner.discover.features import NAMED
 from realigner.discover.pointwise import Labels, pointwise_labels, pointwise_votes, policy_of, reproduced, rule_ids
@@ -33,6 +35,9 @@ SIDES = {"propose": 0.5, "validate": 0.25, "held_out": 0.25}
 
 class Voter(Protocol):
     """Judges candidates by their wording, on pairs; see `llm_vote`."""
+
+    answers: Counter[str]
+    """What was wanted of it, and what of that could not be read: `votes`, `unreadable_votes` and so on."""
 
     @property
     def identity(self) -> str:
@@ -115,33 +120,37 @@ def discover(
     sides = {side: _Side(Material(found)) for side, found in split.items()}
     _refuse_empty(split)
     proposing = sides["propose"].material
-    with progress.task("Discovering", None) as advance:
-        candidates = _merged(propose(proposing), proposing)
-        advance(1)
+    candidates = _merged(propose(proposing, progress), proposing, progress)
     if voter is not None:
         candidates = [*merge_by_wording(voter.propose(split["propose"]), embed), *candidates]
-    votes = {side: _votes(candidates, found, voter) for side, found in sides.items() if side != "held_out"}
+    votes = {side: _votes(candidates, found, voter, progress) for side, found in sides.items() if side != "held_out"}
     merged = merge_by_votes(candidates, votes["propose"])
     places = {id(vote): place for place, vote in enumerate(votes["propose"])}
-    kept_places = [places[id(vote)] for _, vote in merged]
+    heads = [candidate for candidate, _ in merged]
+    told = {side: [found[places[id(vote)]] for _, vote in merged] for side, found in votes.items()}
     kept = select(
-        [candidate for candidate, _ in merged],
-        [votes["propose"][i] for i in kept_places],
-        [votes["validate"][i] for i in kept_places],
-        [float(np.mean(proposing.condemned(candidate, vote))) for candidate, vote in merged],
+        heads,
+        told["propose"],
+        told["validate"],
+        [float(np.mean(proposing.alone(head, vote).preferred)) for head, vote in merged],
         proposing.length_votes,
+        [sides["validate"].material.alone(head, vote) for head, vote in zip(heads, told["validate"], strict=True)],
     )
-    leads = find_leads([candidate for candidate, _ in merged], [votes["validate"][i] for i in kept_places], kept)
-    return _conclude(kept, leads, sides, every, len(candidates), name, seed, voter)
+    leads = find_leads(heads, told["validate"], kept)
+    chosen = [next(place for place, head in enumerate(heads) if head is item.candidate) for item in kept]
+    known = {side: [found[place] for place in chosen] for side, found in told.items()}
+    known["held_out"] = _votes([item.candidate for item in kept], sides["held_out"], voter)
+    biases = _biases(kept, known, heads, told["propose"], sides)
+    return _conclude(kept, known, leads, biases, sides, every, len(candidates), name, seed, voter)
 
 
-def _merged(candidates: Sequence[Candidate], material: Material) -> list[Candidate]:
+def _merged(candidates: Sequence[Candidate], material: Material, progress: Progress) -> list[Candidate]:
     """Return candidates that vote differently; of those that vote alike, one with a named feature speaks,
     then the one that condemns least.
     """
-    votes = [material.votes(candidate) for candidate in candidates]
+    votes = _votes(candidates, _Side(material), None, progress)
     shares = [
-        round(float(np.mean(material.condemned(candidate, vote))), 2)
+        round(float(np.mean(material.alone(candidate, vote).preferred)), 2)
         for candidate, vote in zip(candidates, votes, strict=True)
     ]
     order = sorted(
@@ -151,19 +160,26 @@ def _merged(candidates: Sequence[Candidate], material: Material) -> list[Candida
     return [candidate for candidate, _ in found]
 
 
-def _votes(candidates: Sequence[Candidate], side: _Side, voter: Voter | None) -> list[Votes]:
+def _votes(
+    candidates: Sequence[Candidate], side: _Side, voter: Voter | None, progress: Progress = SILENT
+) -> list[Votes]:
     """Return the votes of each candidate on one side; those by wording are asked together."""
     worded = [candidate for candidate in candidates if candidate.by_wording]
     asked = voter.votes(worded, side.pairs) if voter is not None and worded else []
     answers = dict(zip(map(id, worded), asked, strict=True))
-    return [
-        answers[id(candidate)] if candidate.by_wording else side.material.votes(candidate) for candidate in candidates
-    ]
+    found = []
+    with progress.task("Counting votes", len(candidates)) as advance:
+        for candidate in candidates:
+            found.append(answers[id(candidate)] if candidate.by_wording else side.material.votes(candidate))
+            advance(1)
+    return found
 
 
 def _conclude(
     kept: Sequence[Kept],
+    votes: dict[str, list[Votes]],
     leads: Sequence[Lead],
+    biases: Sequence[Bias],
     sides: dict[str, _Side],
     every: Sequence[Pair],
     proposed: int,
@@ -171,10 +187,9 @@ def _conclude(
     seed: int,
     voter: Voter | None,
 ) -> Discovery:
-    """Measure what was kept on the held-out side, and put it into words."""
+    """Measure what was kept on the held-out side, and put it into words; `votes` are the kept rules', by side."""
     candidates = [item.candidate for item in kept]
     weights = [item.weight for item in kept]
-    votes = {side: _votes(candidates, found, voter) for side, found in sides.items()}
     held = sides["held_out"]
     content = [place for place, item in enumerate(kept) if item.candidate.kind == "content"]
 
@@ -184,6 +199,7 @@ def _conclude(
 
     ids = rule_ids(candidates)
     alone = [_alone(candidate, rule_id, held, voter) for candidate, rule_id in zip(candidates, ids, strict=True)]
+    kept_alone = [_kept_alone([alone[i] for i in content], len(held.pairs), place) for place in (0, 1)]
     rules = tuple(
         FoundRule(
             id=ids[place],
@@ -198,14 +214,6 @@ def _conclude(
         for place, (item, labels) in enumerate(zip(kept, alone, strict=True))
     )
     explained = {side: margins(side, content) for side in sides}
-    unseen = ("validate", "held_out")
-    biases = find_biases(
-        np.concatenate([explained[side] for side in unseen]),
-        {
-            names: np.concatenate([_forms(sides[side].material)[names] for side in unseen])
-            for names in _forms(held.material)
-        },
-    )
     return Discovery(
         policy=policy_of([candidates[i] for i in content], name, seed) if content else None,
         rules=rules,
@@ -213,7 +221,8 @@ def _conclude(
         biases=tuple(biases),
         reconstruction=reconstruction(explained["held_out"], held.pairs, seed) if content else None,
         with_form=reconstruction(margins("held_out", range(len(kept))), held.pairs, seed) if kept else None,
-        preferred_kept=_preferred_kept([alone[i] for i in content], held, seed) if content else None,
+        alone=reconstruction(kept_alone[0] - kept_alone[1], held.pairs, seed) if content else None,
+        preferred_kept=share(kept_alone[0], held.pairs, seed) if content else None,
         baselines=_baselines(sides, seed),
         counts={
             **{side: len(found.pairs) for side, found in sides.items()},
@@ -222,8 +231,37 @@ def _conclude(
         },
         unrelated={bias.form: _unrelated(bias, sides, explained) for bias in biases if bias.named},
         proposer="statistics" if voter is None else f"statistics and {voter.identity}",
+        answers={} if voter is None else dict(voter.answers),
         seed=seed,
     )
+
+
+def _biases(
+    kept: Sequence[Kept],
+    votes: dict[str, list[Votes]],
+    candidates: Sequence[Candidate],
+    proposing: Sequence[Votes],
+    sides: dict[str, _Side],
+) -> list[Bias]:
+    """Test each form on the pairs that rules were not proposed from, against pairs of the same content.
+
+    Candidates by wording that were not kept have no votes on the held-out side, and are no controls.
+    """
+    unseen = ("validate", "held_out")
+    rules = [
+        np.concatenate([votes[side][place] for side in unseen])
+        for place, item in enumerate(kept)
+        if item.candidate.kind == "content"
+    ]
+    able = [i for i, candidate in enumerate(candidates) if candidate.kind == "content" and not candidate.by_wording]
+    forms, content = {}, {}
+    for names, form in _forms(sides["propose"].material).items():
+        chosen = [candidates[able[i]] for i in controls([proposing[i] for i in able], form)]
+        content[names] = rules + [
+            np.concatenate([sides[side].material.votes(candidate) for side in unseen]) for candidate in chosen
+        ]
+        forms[names] = np.concatenate([_forms(sides[side].material)[names] for side in unseen])
+    return find_biases(forms, content, [prompt_key(pair.prompt) for side in unseen for pair in sides[side].pairs])
 
 
 def find_leads(candidates: Sequence[Candidate], validating: Sequence[Votes], kept: Sequence[Kept]) -> list[Lead]:
@@ -270,13 +308,13 @@ def _alone(candidate: Candidate, rule_id: str, side: _Side, voter: Voter | None)
     return pointwise_labels(candidate.rule(rule_id), side.pairs) if candidate.demand else None
 
 
-def _preferred_kept(alone: Sequence[Labels | None], side: _Side, seed: int) -> Any:
-    """Return the share of the preferred responses that keep every rule, each response judged alone."""
-    kept = np.ones(len(side.pairs), dtype=bool)
+def _kept_alone(alone: Sequence[Labels | None], size: int, place: int) -> Any:
+    """Return 1 where the preferred (place 0) or the other response of each pair keeps every rule, alone."""
+    kept = np.ones(size)
     for labels in alone:
         if labels is not None:
-            kept &= np.array([chosen is Label.COMPLIANT for chosen, _ in labels], dtype=bool)
-    return share(kept, side.pairs, seed)
+            kept *= np.array([both[place] is Label.COMPLIANT for both in labels])
+    return kept
 
 
 def _baselines(sides: dict[str, _Side], seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from realigner.discover.candidate import Candidate, Votes, tally
+from realigner.discover.candidate import Alone, Candidate, Votes, tally
 
 RELEVANCE_FLOOR = 0.01
 """Share of the pairs that a rule must tell apart."""
@@ -87,13 +87,17 @@ def select(
     validating: Sequence[Votes],
     condemned: Sequence[float],
     length: Votes,
+    alone: Sequence[Alone],
 ) -> list[Kept]:
     """Return the rules that are kept, in the order in which they were: each adds reconstruction beyond chance.
 
+    Rules of content are chosen by what the POLICY that they make up gives back, each response judged alone and
+    condemned by any violation: that is how the policy will be used. A sum of votes would not do, as a rule that
+    condemns nearly all responses votes only where the two differ, and costs a sum nothing.
+    Form comes after content, by the sum of weighted votes: it is kept only for what no content explains.
+
     Of those that add as much as the best within one standard error, a named feature comes before a phrase, and then the
-    one that condemns the fewest preferred responses: a rule has to judge a response alone, and what was preferred was
-    right under the old policy.
-    Content first, form after it: form is kept only for what no content explains.
+    one that condemns the fewest preferred responses: what was preferred was right under the old policy.
 
     Args:
         candidates: what was proposed.
@@ -101,6 +105,7 @@ def select(
         validating: their votes on other pairs, by which they are chosen.
         condemned: share of the preferred responses that each condemns, judging them alone.
         length: on the proposing pairs, 1 where the preferred response is the longer one.
+        alone: what each condemns among the validating pairs.
     """
     pool: list[tuple[int, str]] = []
     for place, candidate in enumerate(candidates):
@@ -110,41 +115,43 @@ def select(
         if relation != "length":
             pool.append((place, relation))
     needed = NormalDist().inv_cdf(1 - CHANCE / max(1, len(pool)))
+    size = len(validating[0]) if len(validating) else 0
     kept: list[Kept] = []
-    margins = np.zeros(len(validating[0]) if len(validating) else 0)
+    policy = Alone(np.zeros(size, dtype=bool), np.zeros(size, dtype=bool))
+    margins = np.zeros(size)
+
+    def told_with(place: int) -> Any:
+        """What is told of each validating pair with one more rule: by the policy, or (form) by the weighted votes."""
+        if candidates[place].kind == "content":
+            return (policy | alone[place]).votes
+        return margins + weight_of(proposing[place]) * validating[place]
+
     for kind in ("content", "form"):
         left = [item for item in pool if candidates[item[0]].kind == kind]
         while left and len(kept) < MOST_RULES:
-            best = _best(candidates, left, margins, proposing, validating, condemned, needed)
+            now = right(policy.votes if kind == "content" else margins)
+            changes = [right(told_with(place)) - now for place, _ in left]
+            ranks = [(candidates[place].of_phrase, condemned[place]) for place, _ in left]
+            best = _best(changes, ranks, needed)
             if best is None:
                 break
-            left.remove(best)
-            place, relation = best
+            place, relation = left.pop(best)
             weight = weight_of(proposing[place])
+            policy = policy | alone[place] if kind == "content" else policy
             margins = margins + weight * validating[place]
             kept.append(Kept(candidates[place], weight, relation))
     return kept
 
 
-def _best(
-    candidates: Sequence[Candidate],
-    left: Sequence[tuple[int, str]],
-    margins: Any,
-    proposing: Sequence[Votes],
-    validating: Sequence[Votes],
-    condemned: Sequence[float],
-    needed: float,
-) -> tuple[int, str] | None:
-    found: list[tuple[float, float, tuple[int, str]]] = []
-    now = right(margins)
-    for item in left:
-        place = item[0]
-        change = right(margins + weight_of(proposing[place]) * validating[place]) - now
+def _best(changes: Sequence[Any], ranks: Sequence[tuple[bool, float]], needed: float) -> int | None:
+    """Return which change of the reconstruction adds most beyond chance; of those near it, the first by rank."""
+    found: list[tuple[float, float, int]] = []
+    for place, change in enumerate(changes):
         added, spread = float(change.sum()), sqrt(float((change**2).sum()))
         if spread and added / spread >= needed:
-            found.append((added, spread, item))
+            found.append((added, spread, place))
     if not found:
         return None
     most, error, _ = max(found, key=lambda entry: entry[0])
     near = [entry for entry in found if entry[0] >= most - error]
-    return min(near, key=lambda entry: (candidates[entry[2][0]].of_phrase, condemned[entry[2][0]], -entry[0]))[2]
+    return min(near, key=lambda entry: (*ranks[entry[2]], -entry[0]))[2]

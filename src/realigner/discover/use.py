@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from realigner.errors import PolicyError
 from realigner.evaluate.statistics import proportion
 from realigner.policy import Policy, Rule
 from realigner.records import Outcome, Pair
+
+logger = logging.getLogger(__name__)
 
 Fate = Literal["broken", "superseded", "kept", "mixed", "too few"]
 LEAST_PAIRS = 10
@@ -154,6 +157,12 @@ def _found_beside(path: Path, policy: Policy) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(data.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        logger.warning("%s lies beside the old policy and is not used: it cannot be read (%s)", data, error)
         return {}
-    return found if isinstance(found, dict) and found.get("policy_hash") == policy.hash else {}
+    if not isinstance(found, dict) or "policy_hash" not in found:
+        return {}  # some other file of that name
+    if found["policy_hash"] != policy.hash:
+        logger.warning("%s is not used: the policy beside it was changed since it was discovered", data)
+        return {}
+    return found

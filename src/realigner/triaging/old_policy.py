@@ -66,7 +66,11 @@ def _flagged(path: Path, old: OldPolicy) -> Iterator[tuple[str, str]]:
 
 
 def _draw_anchors(path: Path, old: OldPolicy, surviving: tuple[str, ...], most: int, seed: int) -> dict[str, set[str]]:
-    """Draw retained training pairs: at most so many for each surviving rule that supports them, by a seeded hash."""
+    """Draw retained training pairs: at most so many for each surviving rule that supports them, by a seeded hash.
+
+    Pairs that no surviving rule supports all stay: no other pair is known to teach what they teach, and an old policy
+    that misses rules must not cost what it does not know.
+    """
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for item in read_triage(path, "train"):
         if item.outcome.is_retained:
@@ -74,7 +78,10 @@ def _draw_anchors(path: Path, old: OldPolicy, surviving: tuple[str, ...], most: 
             rules = [rule for rule in surviving if votes[rule] > 0] or [NO_RULE]
             for rule in rules:
                 groups[rule].append((text_hash(str(seed), "anchor", rule, item.pair.id), item.pair.id))
-    return {rule: {i for _, i in sorted(members)[:most]} for rule, members in groups.items()}
+    return {
+        rule: {i for _, i in (members if rule == NO_RULE else sorted(members)[:most])}
+        for rule, members in groups.items()
+    }
 
 
 def _leave_out(path: Path, ids: set[str]) -> None:

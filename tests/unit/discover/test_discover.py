@@ -12,8 +12,9 @@ import pytest
 from discover_pairs import coin_pairs, longer_pairs, pair, refusing_pairs
 
 from realigner.discover import discover
-from realigner.discover.bias import find_biases
-from realigner.discover.candidate import Candidate
+from realigner.discover.bias import Bias, _score, find_biases
+from realigner.discover.candidate import Alone, Candidate
+from realigner.discover.controls import _shrunk, controls, lasso
 from realigner.discover.run import side_of
 from realigner.discover.select import length_alone, margin, passes, right, select, weight_of
 from realigner.discover.validate import by_prompt, figures
@@ -173,35 +174,116 @@ def test_a_word_that_only_follows_length_is_told_from_one_that_does_not() -> Non
     assert length_alone(longer, longer) == "cannot be told from length"
 
 
+def selected(two: list[np.ndarray], condemned: list[float], alone: list[Alone] | None = None) -> list[str]:
+    known = [Alone(vote < 0, vote > 0) for vote in two] if alone is None else alone
+    kept = select([Candidate("a", "A."), Candidate("b", "B.")], two, two, condemned, votes((0, len(two[0]))), known)
+    return [item.candidate.name for item in kept]
+
+
 def test_a_rule_that_adds_nothing_is_not_kept() -> None:
-    first = votes((1, 80), (-1, 20))
-    kept = select(
-        [Candidate("a", "A."), Candidate("b", "B.")], [first, first], [first, first], [0.1, 0.2], votes((0, 100))
-    )
-    assert [item.candidate.name for item in kept] == ["a"]
+    assert selected([votes((1, 80), (-1, 20))] * 2, [0.1, 0.2]) == ["a"]
 
 
 def test_of_rules_that_add_alike_the_one_that_condemns_least_is_kept() -> None:
-    first = votes((1, 80), (-1, 20))
-    kept = select(
-        [Candidate("a", "A."), Candidate("b", "B.")], [first, first], [first, first], [0.5, 0.2], votes((0, 100))
-    )
-    assert [item.candidate.name for item in kept] == ["b"]
+    assert selected([votes((1, 80), (-1, 20))] * 2, [0.5, 0.2]) == ["b"]
+
+
+def test_rules_are_chosen_by_what_their_policy_gives_back_judged_alone() -> None:
+    """The second rule votes on other pairs than the first, and condemns both responses of those that the first decides:
+    a sum of votes gains by it, and a policy loses.
+    """
+    first, second = votes((1, 60), (0, 40)), votes((0, 60), (1, 40))
+    harmless = Alone(np.zeros(100, bool), second > 0)
+    assert selected([first, second], [0.0, 0.0], [Alone(first < 0, first > 0), harmless]) == ["a", "b"]
+    greedy = Alone(first > 0, np.ones(100, bool))
+    assert greedy.votes.tolist() == second.tolist()
+    assert selected([first, second], [0.0, 0.6], [Alone(first < 0, first > 0), greedy]) == ["a"]
+
+
+LENGTH = ("longer", "shorter")
+
+
+def biases_of(form: np.ndarray, *content: np.ndarray, prompts: list[int] | None = None) -> list[Bias]:
+    turned = [vote.astype(np.int8) for vote in content]
+    return find_biases({LENGTH: form.astype(np.int8)}, {LENGTH: turned}, prompts or list(range(len(form))))
 
 
 def test_form_that_repeats_what_content_says_is_no_bias() -> None:
     rng = np.random.default_rng(0)
-    content = rng.choice([1.0, -1.0], 500, p=[0.8, 0.2])
-    form = np.where(rng.random(500) < 0.7, content, -content).astype(np.int8)
-    found = find_biases(content, {("longer", "shorter"): form})
-    assert not found[0].named
+    content = rng.choice([1, -1], 500, p=[0.8, 0.2])
+    (found,) = biases_of(np.where(rng.random(500) < 0.7, content, -content), content)
+    assert not found.named
+    (found,) = biases_of(np.where(rng.random(500) < 0.7, content, -content))
+    assert found.named, "without the content it looks like one"
+
+
+def test_form_that_never_differs_where_content_is_equal_cannot_be_told_from_it() -> None:
+    content = votes((1, 80), (-1, 20))
+    assert biases_of(-content, content) == []
+    assert biases_of(votes((0, 100)), content) == []
 
 
 def test_odds_of_a_planted_bias_lie_in_their_interval() -> None:
     rng = np.random.default_rng(0)
-    sides, form = rng.choice([1.0, -1.0], 4000), rng.choice([1.0, -1.0], 4000)
-    won = rng.random(4000) < 1 / (1 + np.exp(-(1.0 * sides + 0.7 * form)))
-    sign = np.where(won, 1.0, -1.0)
-    (found,) = find_biases(sides * sign, {("longer", "shorter"): (form * sign).astype(np.int8)})
-    assert (found.form, found.named) == ("longer", True)
-    assert found.low < np.exp(0.7) < found.high
+    sides, form = rng.choice([1, -1], 4000), rng.choice([1, -1], 4000)
+    won = rng.random(4000) < 1 / (1 + np.exp(-(1.0 * sides + 0.4 * form)))
+    sign = np.where(won, 1, -1)
+    (found,) = biases_of(form * sign, sides * sign)
+    assert (found.form, found.named, found.n) == ("longer", True, 4000)
+    assert found.low < np.exp(0.4) < found.high
+    (turned,) = biases_of(-form * sign, sides * sign)
+    assert (turned.form, turned.odds, turned.p) == ("shorter", found.odds, found.p)
+
+
+def test_the_score_of_form_is_that_of_cochran_mantel_and_haenszel() -> None:
+    from statsmodels.stats.contingency_tables import StratifiedTable
+
+    rng = np.random.default_rng(1)
+    content = [rng.choice([1, 0, -1], 300) for _ in range(2)]
+    form = np.where(rng.random(300) < 0.7, np.where(content[0], content[0], content[1]), rng.choice([1, -1], 300))
+    form[form == 0] = 1
+    tables: dict[tuple[int, ...], np.ndarray] = {}
+    for place in range(300):
+        vote = [int(column[place]) for column in content]
+        turn = next((v for v in vote if v), 1)
+        key = tuple(v * turn for v in vote)
+        if any(vote):
+            tables.setdefault(key, np.zeros((2, 2)))[int(turn < 0), int(form[place] * turn < 0)] += 1
+    told = np.any([column != 0 for column in content], axis=0)
+    score, information, variance, n = _score(form[told], [column[told] for column in content], list(range(told.sum())))
+    slow = StratifiedTable(list(tables.values())).test_null_odds()
+    assert score**2 / information == pytest.approx(slow.statistic)
+    assert variance == pytest.approx(information, rel=0.1), "every prompt has one pair"
+    assert n == told.sum()
+
+
+def test_pairs_of_equal_content_under_one_prompt_count_as_one() -> None:
+    form = votes((1, 60), (-1, 40))
+    (single,) = biases_of(form)
+    (together,) = biases_of(form, prompts=[i // 20 for i in range(100)])
+    assert together.odds == single.odds
+    assert together.p > single.p
+
+
+def test_controls_are_what_goes_with_the_preference_and_what_goes_with_form() -> None:
+    rng = np.random.default_rng(0)
+    columns = [rng.choice([1, 0, -1], 2000).astype(np.int8) for _ in range(40)]
+    won = rng.random(2000) < 1 / (1 + np.exp(-2.0 * columns[3]))
+    form = np.where(rng.random(2000) < 0.6, columns[7], rng.choice([1, -1], 2000))
+    sign = np.where(won, 1, -1).astype(np.int8)
+    found = controls([column * sign for column in columns], (form * sign).astype(np.int8))
+    assert {3, 7} <= set(found)
+    assert len(found) <= 4, "of 38 columns of noise hardly one passes"
+
+
+def test_the_lasso_keeps_what_its_conditions_of_optimality_say() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 12))
+    y = x[:, 0] + 0.5 * x[:, 1] + rng.normal(size=200)
+    gram, product = x.T @ x / 200, x.T @ y / 200
+    b = _shrunk(gram, product, 0.2)
+    slope = gram @ b - product
+    assert np.abs(slope[b == 0]).max() <= 0.2 + 1e-5
+    assert slope[b != 0] == pytest.approx(-0.2 * np.sign(b[b != 0]), abs=1e-5)
+    assert {0, 1} <= set(lasso(200 * gram, 200 * product, float(y @ y), 200))
+    assert lasso(np.zeros((3, 3)), np.zeros(3), 1.0, 200) == []

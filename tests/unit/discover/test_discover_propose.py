@@ -13,7 +13,7 @@ from realigner.discover.cluster import merge_by_votes, merge_by_wording, tf_idf
 from realigner.discover.features import NAMED, phrase, phrases_of
 from realigner.discover.logodds import log_odds
 from realigner.discover.pointwise import pointwise_labels, pointwise_votes
-from realigner.discover.propose import PromptWords, propose, telling_phrases, triggers
+from realigner.discover.propose import PromptWords, frequent_phrases, phrase_counts, propose, telling_phrases, triggers
 from realigner.policy.text_checks import WordsCheck
 from realigner.records import Judgement, user_prompt
 
@@ -85,8 +85,11 @@ def test_votes_are_those_of_the_policys_own_checks_on_each_response_alone() -> N
         if candidate.demand:
             slow = pointwise_votes(pointwise_labels(candidate.rule("r"), pairs))
             assert material.votes(candidate).tolist() == slow.tolist(), candidate.text
-            condemned = [candidate.rule("r").judge(p.prompt, p.chosen).label == "non_compliant" for p in pairs]
-            assert material.condemned(candidate, slow).tolist() == condemned
+            alone = material.alone(candidate, slow)
+            for condemned, side in ((alone.preferred, "chosen"), (alone.other, "rejected")):
+                labels = [candidate.rule("r").judge(p.prompt, getattr(p, side)).label for p in pairs]
+                assert condemned.tolist() == [label == "non_compliant" for label in labels]
+            assert alone.votes.tolist() == slow.tolist()
             seen.add((tuple(candidate.demand), "when" in candidate.demand))
     assert len(seen) == 4
 
@@ -98,6 +101,24 @@ def test_a_feature_that_was_taught_for_some_prompts_is_proposed_for_these() -> N
     assert "bread" not in text
 
 
+def test_a_phrase_that_is_preferred_as_often_as_avoided_is_found_by_its_prompts() -> None:
+    """No list of words knows this refusal, and over all prompts it has no log-odds."""
+    sides = ("抱歉,我不能帮助您。", "拿两个,等一会儿。")
+    pairs = [
+        pair(f"{'步枪' if i % 2 else '面包'} {i}", *(sides if i % 2 else sides[::-1]), place=i) for i in range(120)
+    ]
+    material = Material(pairs)
+    assert telling_phrases(phrase_counts(material)) == []
+    (rule,) = [c for c in propose(material) if c.name == "“我不能帮助您” where mentioned"]
+    assert "“步枪”" in rule.text
+    assert material.votes(rule).tolist() == [1 if i % 2 else 0 for i in range(120)]
+
+
+def test_of_phrases_that_tell_the_same_pairs_apart_the_longest_is_tried() -> None:
+    pairs = [pair(f"q {i}", f"red apple tart {i}", f"pear {i}") for i in range(20)]
+    assert frequent_phrases(phrase_counts(Material(pairs)), {"pear"}) == ["red apple tart"]
+
+
 def test_nothing_is_found_in_the_prompts_where_the_feature_does_not_depend_on_them() -> None:
     pairs = coin_pairs(300)
     there = np.array([i % 2 for i in range(300)], dtype=np.int8)
@@ -106,7 +127,7 @@ def test_nothing_is_found_in_the_prompts_where_the_feature_does_not_depend_on_th
 
 def test_words_that_both_sides_use_alike_are_not_proposed() -> None:
     pairs = [pair(f"q {i}", f"red apple {i}", f"red pear {i}") for i in range(100)]
-    found = telling_phrases(Material(pairs))
+    found = telling_phrases(phrase_counts(Material(pairs)))
     assert {"apple", "pear"} <= set(found)
     assert "red" not in found
 
