@@ -128,10 +128,13 @@ def _parse(line: bytes) -> dict[str, Any] | InvalidRow:
 
 def _refuse_list(path: Path, first_line: bytes) -> None:
     if first_line.lstrip().startswith(b"["):
+        stem = path.name.split(".json")[0]
+        # A file of lines by its name alone must not be told to overwrite itself.
+        converted = f"{stem}-rows.jsonl" if ".jsonl" in path.name else f"{stem}.jsonl"
         raise DataError(
             f"data {path}",
             "it holds one JSON list, which cannot be read row by row",
-            f"Convert it once: jq -c '.[]' {path.name} > {path.name.split('.json')[0]}.jsonl",
+            f"Convert it once: jq -c '.[]' {path.name} > {converted}",
         )
 
 

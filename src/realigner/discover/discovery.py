@@ -168,15 +168,23 @@ class Discovery:
         if self.leads and not self.recovered:
             lines += ["", "Leads: for and against on the validation pairs, not kept"]
             lines += [f"  {lead.support:,} : {lead.oppose:,}  {lead.text}" for lead in self.leads[:SHOWN_LEADS]]
-        named = [bias for bias in self.biases if bias.named]
-        if named:
-            lines += ["", "Not policy: what was preferred beside the rules (or by a rule that was not found)"]
-        for bias in named:
-            of_bias = len(self.unrelated.get(bias.form, ()))
+        return [*lines, *self._form_lines()]
+
+    def _form_lines(self) -> list[str]:
+        """Return what the tests of form found, named or not."""
+        if not self.biases:
+            return ["", "Form cannot be told from content: it never differs where content is equal"]
+        lines = ["", "Form, tested between pairs of equal content"]
+        for bias in self.biases:
             lines.append(
                 f"  {bias.form} responses: odds × {bias.odds:.2f} ({bias.low:.2f} to {bias.high:.2f}), p {bias.p:.1g}, "
-                f"in {bias.n:,} pairs of equal content; {of_bias:,} pairs have no other reason"
+                f"{bias.n:,} pairs"
             )
+            if bias.named:
+                lines[-1] += (
+                    f": a BIAS, not policy (or the trace of a rule that was not found); "
+                    f"{len(self.unrelated.get(bias.form, ())):,} pairs have no other reason"
+                )
         return lines
 
     def policy_text(self) -> str:

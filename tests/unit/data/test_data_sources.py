@@ -173,10 +173,11 @@ def test_a_broken_line_is_named_by_its_number_and_column_or_counted(tmp_path: Pa
     assert (tally.read, tally.valid, tally.skipped.total()) == (2, 1, 1)
 
 
-def test_a_json_list_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
+@pytest.mark.parametrize(("name", "converted"), [("a.json", "a.jsonl"), ("a.jsonl", "a-rows.jsonl")])
+def test_a_json_list_is_refused_with_the_command_that_converts_it(tmp_path: Path, name: str, converted: str) -> None:
+    path = tmp_path / name
     path.write_text(json.dumps(ROWS, indent=2))
-    with pytest.raises(DataError, match=r"one JSON list.*jq -c '\.\[\]' a\.json > a\.jsonl"):
+    with pytest.raises(DataError, match=rf"one JSON list.*jq -c '\.\[\]' {name} > {converted}$"):
         chosen_of(DataSettings(path=str(path), on_invalid="skip"))
 
 

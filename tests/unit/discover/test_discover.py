@@ -86,6 +86,8 @@ def test_length_is_named_as_a_bias_and_never_written_as_a_rule() -> None:
     named = [bias for bias in found.biases if bias.named]
     assert [bias.form for bias in named] == ["longer"]
     assert named[0].low > 1
+    assert "longer responses: odds × " in "\n".join(found.lines())
+    assert "a BIAS, not policy" in "\n".join(found.lines())
     assert found.policy is None or all("longer" not in rule.text for rule in found.policy.rules)
     assert not found.recovered
     # The share of longer preferred responses is 0.9; only they can be explained by length.

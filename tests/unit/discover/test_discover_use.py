@@ -117,6 +117,20 @@ def test_anchors_are_drawn_for_each_surviving_rule_and_again_the_same(tmp_path: 
     assert kept == {i.pair.id for i in read_triage(again, "train") if i.direction is Direction.RETAIN}
 
 
+def test_retained_pairs_that_no_surviving_rule_supports_all_anchor(tmp_path: Path, old: Path) -> None:
+    """The rule of the harmless prompts is missing from the old policy: what it taught must not be thinned out."""
+    text = OLD[: OLD.index("  - id: help")]
+    old.write_text(text)
+    path = triaged_file(tmp_path)
+    facts = follow_old_policy(path, OldPolicySettings(path=str(old), anchors=15), seed=0)["old_policy"]
+    retained = [item for item in read_triage(path, "train") if item.outcome.is_retained]
+    unknown = [item for item in retained if not any(OldPolicy.load(old).votes(item.pair).values())]
+    assert len(unknown) > 40
+    assert facts["anchors"] == {"refuse": 15, "(no surviving rule)": len(unknown)}
+    assert all(item.direction is Direction.RETAIN for item in unknown)
+    assert sum(item.direction is Direction.RETAIN for item in retained) == 15 + len(unknown)
+
+
 def test_without_options_the_file_stays_as_it_is(tmp_path: Path, old: Path) -> None:
     path = triaged_file(tmp_path)
     before = path.read_bytes()
@@ -131,7 +145,9 @@ def test_leaving_every_conflict_out_is_refused(tmp_path: Path) -> None:
         follow_old_policy(triaged_file(tmp_path), settings, seed=0)
 
 
-def test_rules_by_wording_count_from_the_discovery_beside_the_policy(tmp_path: Path) -> None:
+def test_rules_by_wording_count_from_the_discovery_beside_the_policy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     policy = {"id": "p", "version": "1", "title": "t", "rules": [{"id": "kind", "by": "llm", "text": "It is kind."}]}
     (tmp_path / "p.yaml").write_text(json.dumps(policy))
     with pytest.raises(PolicyError, match="every rule is judged by its wording: what an old rule says of a pair"):
@@ -145,9 +161,15 @@ def test_rules_by_wording_count_from_the_discovery_beside_the_policy(tmp_path: P
     old = OldPolicy.load(tmp_path / "p.yaml")
     assert [old._vote(old.rules[0], Pair(i, (), "x", "y", "")) for i in "abz"] == [1, -1, 0]
     assert old.unrelated == {"c": "longer"}
+    assert not caplog.records
     (tmp_path / "p.json").write_text(json.dumps({**found, "policy_hash": "another"}))
     with pytest.raises(PolicyError):
         OldPolicy.load(tmp_path / "p.yaml")
+    assert "p.json is not used: the policy beside it was changed since it was discovered" in caplog.text
+    (tmp_path / "p.json").write_text('{"policy_hash": ')
+    with pytest.raises(PolicyError):
+        OldPolicy.load(tmp_path / "p.yaml")
+    assert "p.json lies beside the old policy and is not used: it cannot be read" in caplog.text
 
 
 def test_a_recovered_policy_says_of_pairs_what_the_true_one_says(tmp_path: Path, old: Path) -> None:
