@@ -73,7 +73,7 @@ def merge_by_votes(candidates: Sequence[Candidate], votes: Sequence[Votes]) -> l
                 continue
             same = np.count_nonzero((vote == head_vote) & (vote != 0))
             if same and same >= SAME_VOTES * (touched + np.count_nonzero(head_vote) - _both(vote, head_vote)):
-                kept[place] = replace(head, members=(*head.members, candidate.text)), head_vote
+                kept[place] = _joined(head, [candidate]), head_vote
                 break
         else:
             kept.append((candidate, vote))
@@ -86,8 +86,13 @@ def _both(first: Votes, second: Votes) -> int:
 
 def _merged(group: Sequence[Candidate]) -> Candidate:
     head = min(group, key=lambda candidate: (len(candidate.text), candidate.text))
-    others = tuple(candidate.text for candidate in group if candidate is not head)
-    return replace(head, members=(*head.members, *others))
+    return _joined(head, [candidate for candidate in group if candidate is not head])
+
+
+def _joined(head: Candidate, others: Sequence[Candidate]) -> Candidate:
+    """Return the head with the wordings of the others, and theirs, as its members, each once."""
+    wordings = [*head.members, *(text for other in others for text in (other.text, *other.members))]
+    return replace(head, members=tuple(text for text in dict.fromkeys(wordings) if text != head.text))
 
 
 def _grams(text: str) -> Counter[str]:

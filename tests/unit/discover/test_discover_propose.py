@@ -157,6 +157,15 @@ def test_alike_wordings_become_the_shortest_of_them() -> None:
     assert merged[0].members == (texts[1],)
 
 
+def test_a_wording_that_is_proposed_again_and_again_is_kept_once() -> None:
+    texts = ("It is kind.", "It is kind.", "It is kind to all.", "It is kind to all.")
+    (merged,) = merge_by_wording([Candidate("k", text) for text in texts], embed=lambda texts: np.ones((len(texts), 1)))
+    assert (merged.text, merged.members) == ("It is kind.", ("It is kind to all.",))
+    vote = np.array([1, -1], dtype=np.int8)
+    ((again, _),) = merge_by_votes([merged, Candidate("k", "It is kind to all.", members=("It cares.",))], [vote, vote])
+    assert again.members == ("It is kind to all.", "It cares.")
+
+
 def test_given_vectors_replace_the_comparison_of_words() -> None:
     candidates = [Candidate("a", "Kind."), Candidate("b", "Friendly in tone."), Candidate("c", "Short.")]
     merged = merge_by_wording(candidates, embed=lambda texts: np.array([[1.0, 0.1], [1.0, 0.0], [0.0, 3.0]]))
