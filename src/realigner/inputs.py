@@ -123,9 +123,10 @@ def _corrections(recipe: Recipe) -> Any:
 
 def _old_policy(settings: OldPolicySettings) -> dict[str, Any]:
     """Return the identity of the old policy, of the discovery beside it, and what is done with it."""
-    from realigner.policy import Policy
+    from realigner.discover.use import OldPolicy
 
-    policy = Policy.load(settings.path, allow_code=settings.allow_code)
+    # Loaded whole, so that one that cannot be judged is refused before any judge is paid.
+    policy = OldPolicy.load(settings.path, settings.allow_code).policy
     found = Path(settings.path).with_suffix(".json")
     beside = _content(str(found), "old_policy.path") if found.is_file() else None
     return {**_settings(settings, "path"), "hash": policy.hash, "found": beside}

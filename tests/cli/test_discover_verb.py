@@ -178,6 +178,47 @@ def test_discover_says_what_a_new_policy_does_to_the_recovered_rules(folder: Pat
     assert "The policies, rule by rule" in text
 
 
+def test_triage_says_what_becomes_of_the_old_rules_and_how_many_pairs_it_leaves_out(folder: Path, say: Say) -> None:
+    write_old(folder / "old.jsonl", 400)
+    (folder / "policy.yaml").write_text(
+        'id: new\nversion: "2"\ntitle: Help with all\nrules:\n'
+        "  - {id: help, text: Nothing is refused., forbid: {words: [cannot]}}\n"
+    )
+    with (folder / "recipe.yaml").open("a") as recipe:
+        recipe.write("old_policy: {path: recovered.yaml, anchors: 20, unrelated: leave_out}\n")
+    said = say("triage", "recipe.yaml")
+    assert said.code == 2
+    assert "recovered.yaml: there is no such file. Correct the path, or recover it: realigner discover" in said.error
+    assert say("discover", "recipe.yaml").code == 0
+    said = say("triage", "recipe.yaml")
+    assert said.code == 0
+    assert "refusal-where-mentioned broken, no-refusal-elsewhere kept" in said.err
+    assert "0 pairs to be inverted were preferred for no old rule; 164 pairs are left out of training" in said.err
+
+
+def test_a_run_with_an_old_policy_that_cannot_be_judged_stops_before_its_triage(folder: Path, say: Say) -> None:
+    (folder / "worded.yaml").write_text(
+        'id: p\nversion: "1"\ntitle: t\nrules: [{id: kind, by: llm, text: It is kind.}]\n'
+    )
+    with (folder / "recipe.yaml").open("a") as recipe:
+        recipe.write("old_policy: {path: worded.yaml}\n")
+    said = say("triage", "recipe.yaml")
+    assert (said.code, "every rule is judged by its wording" in said.error) == (2, True)
+    assert not (folder / "run" / "triage.parquet").exists()
+
+
+def test_discover_uses_no_more_pairs_than_asked_the_same_ones_again(folder: Path, say: Say) -> None:
+    write_old(folder / "data.jsonl", 500)
+    counts = []
+    for name in ("a", "b"):
+        said = say("discover", "data.jsonl", "--pairs", "300", "--out", f"{name}.yaml", "--json")
+        counts.append(json.loads(said.out)["counts"])
+    assert counts[0]["pairs"] == 300
+    assert counts[0] == counts[1]
+    assert say("discover", "data.jsonl", "--pairs", "300", "--seed", "1", "--out", "c.yaml").code == 0
+    assert (folder / "a.yaml").read_text() != (folder / "c.yaml").read_text()
+
+
 def test_discover_refuses_a_new_policy_that_needs_a_judge_before_it_reads_the_data(folder: Path, say: Say) -> None:
     said = say("discover", "nothing.jsonl", "--new", "realigner:political-even-handedness")
     assert said.code == 2

@@ -14,6 +14,7 @@ from realigner.discover.pointwise import vote_of
 from realigner.errors import PolicyError
 from realigner.evaluate.statistics import proportion
 from realigner.policy import Policy, Rule
+from realigner.policy.shipped import is_shipped
 from realigner.records import Outcome, Pair
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,12 @@ class OldPolicy:
         """Read a policy file, documented or recovered; with the JSON file of a discovery beside it, also that.
 
         Raises:
-            PolicyError: the policy is none, or no rule of it can be judged.
+            PolicyError: there is no policy there, or no rule of it can be judged.
         """
+        if not (is_shipped(path) or Path(path).exists()):
+            raise PolicyError(
+                f"old policy {path}", "there is no such file", "Correct the path, or recover it: realigner discover"
+            )
         policy = Policy.load(path, allow_code=allow_code)
         found = _found_beside(Path(path), policy)
         evidence = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,17 @@ def follow_old_policy(path: Path, settings: OldPolicySettings, seed: int) -> dic
             "left_out": len(out),
         }
     }
+
+
+def old_policy_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Return, for people, what becomes of the old rules and what was done about it."""
+    fates = ", ".join(f"{rule} {found['fate']}" for rule, found in facts["rules"].items())
+    unjudged = f"; not judged: {', '.join(facts['not_judged'])}" if facts["not_judged"] else ""
+    return [
+        f"old policy {facts['id']} {facts['version']}: {fates}{unjudged}",
+        f"{len(facts['flagged']):,} pairs to be inverted were preferred for no old rule; "
+        f"{facts['left_out']:,} pairs are left out of training by old_policy",
+    ]
 
 
 def _flagged(path: Path, old: OldPolicy) -> Iterator[tuple[str, str]]:

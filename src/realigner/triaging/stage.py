@@ -22,7 +22,7 @@ from realigner.records import Label, Outcome
 from realigner.runs import Run
 from realigner.triaging.corrections import CorrectionIndex
 from realigner.triaging.human import read_human_verdicts
-from realigner.triaging.old_policy import follow_old_policy
+from realigner.triaging.old_policy import follow_old_policy, old_policy_lines
 from realigner.triaging.plan import plan_triage, proposed, writer_lines
 from realigner.triaging.store import write_triage
 from realigner.triaging.stream import triage
@@ -117,10 +117,11 @@ def _triage(run: Run, policy: Policy, oracle: Oracle) -> _Done:
             refuse_nothing_to_do(done.found, f"{policy.id} {policy.version}", recipe.data.eval_fraction)
             if recipe.old_policy is not None:
                 done.facts |= follow_old_policy(path, recipe.old_policy, recipe.seed)
+                done.lines += old_policy_lines(done.facts["old_policy"])
         if made is not None:
             done.facts["corrections_written"] = made.facts()
             report = made.report()
-            done.lines = [*made.corrector.tally.lines(), *leakage_lines(report)]
+            done.lines += [*made.corrector.tally.lines(), *leakage_lines(report)]
             with run.writing(LEAKAGE) as path:
                 path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return done
