@@ -70,7 +70,8 @@ def read_judge(path: Path) -> HttpJudgeSettings:
     except (yaml.YAMLError, UnicodeDecodeError):
         raise OracleError(f"--llm {path}", "it is not valid YAML", remedy) from None
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
+        # A judge of another kind lacks other keys, too; its kind is what has to be said.
+        fault = min(error.errors(include_url=False), key=lambda fault: fault["loc"] != ("kind",))
         place = ".".join(map(str, fault["loc"])) or "the file"
         raise OracleError(f"--llm {path}: {place}", fault["msg"].lower(), remedy) from None
 
