@@ -133,9 +133,7 @@ def render_comparison(columns: Sequence[Column]) -> str:
         rows=rows[:MOST_FIGURES],
         rows_left_out=max(0, len(rows) - MOST_FIGURES),
         told=sum(bool(cell.differs) for _, cells in rows for cell in cells),
-        compared=sum(
-            cell.figure is not None and cells[0].figure is not None for _, cells in rows for cell in cells[1:]
-        ),
+        compared=sum(_have_intervals(cell.figure, cells[0].figure) for _, cells in rows for cell in cells[1:]),
         paired=paired(columns),
         costs=costs,
     )
@@ -144,13 +142,15 @@ def render_comparison(columns: Sequence[Column]) -> str:
 def beside(column: Column, first: Column, name: str) -> Compared:
     """Return a figure of a column, and whether its interval lies apart from that of the first column."""
     figure, other = column.figures.get(name), first.figures.get(name)
-    if figure is None or other is None or column is first:
+    ends = [end for one in (figure, other) if one for end in (one.interval.low, one.interval.high) if end is not None]
+    if column is first or len(ends) < 4:
         return Compared(figure, "")
-    ends = (figure.interval.low, figure.interval.high, other.interval.low, other.interval.high)
-    if any(end is None for end in ends):
-        return Compared(figure, "")
-    low, high, other_low, other_high = (end for end in ends if end is not None)
+    low, high, other_low, other_high = ends
     return Compared(figure, "higher" if low > other_high else "lower" if high < other_low else "")
+
+
+def _have_intervals(*figures: Figure | None) -> bool:
+    return all(figure is not None and figure.interval.low is not None for figure in figures)
 
 
 def paired(columns: Sequence[Column], seed: int = 0) -> list[Paired]:

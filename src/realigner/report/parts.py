@@ -13,7 +13,7 @@ from typing import Any
 
 from realigner.atomic import hash_of
 from realigner.report.interval import BeforeAfter, Figure, read_figure
-from realigner.report.plots import change_plot, interval_plot
+from realigner.report.plots import change_plot, interval_plot, share_bar
 from realigner.report.reproduce import flat
 from realigner.report.rundir import NotMeasured, RunFiles, items, mapping, number, part, texts
 
@@ -172,15 +172,19 @@ def _source(content: Mapping[str, Any]) -> Source:
 
 def _plots(part: str, figures: Mapping[str, Figure]) -> Iterator[tuple[str, str]]:
     """Yield a picture of the shares before and after, and one of the changes, where there are any."""
-    names = dict.fromkeys(name.rpartition(".")[0] for name in figures if name.endswith((".before", ".after")))
+    split = {name.rpartition(".")[2]: figure for name, figure in figures.items() if name.count(".") == 1}
+    if {"wins", "ties", "losses"} <= split.keys():
+        words = {"wins": "won by after", "ties": "tie", "losses": "won by before", "invalid": "could not be read"}
+        shown = [(words[key], split[key].interval.value) for key in words if key in split]
+        yield "Win, tie, loss", share_bar(f"{part}-split", shown, f"{part}: win, tie, loss")
     shares = []
-    for name in names:
+    for name in dict.fromkeys(name.rpartition(".")[0] for name in figures if name.endswith((".before", ".after"))):
         before, after = figures.get(f"{name}.before"), figures.get(f"{name}.after")
-        if all(figure is None or figure.unit == "share" for figure in (before, after)):
-            sides = (None if figure is None else figure.interval for figure in (before, after))
-            shares.append((_label(name, part), BeforeAfter(*sides)))
+        if before is not None and after is not None and before.unit == after.unit == "share":
+            shares.append((_label(name, part), BeforeAfter(before.interval, after.interval)))
     if shares:
-        yield "Before and after", interval_plot(f"{part}-shares", shares[:MOST_DRAWN], f"{part}: before and after")
+        heading = "Before and after" if len(shares) <= MOST_DRAWN else f"The first {MOST_DRAWN} of {len(shares)}"
+        yield heading, interval_plot(f"{part}-shares", shares[:MOST_DRAWN], f"{part}: before and after")
     changes: dict[str, list[tuple[str, Figure]]] = {}
     for name, figure in figures.items():
         if name.endswith((".diff", ".change", ".shift")):

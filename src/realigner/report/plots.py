@@ -96,6 +96,22 @@ def change_plot(name: str, rows: Sequence[tuple[str, Figure]], title: str, unit:
     return drawn.markup
 
 
+def share_bar(name: str, parts: Sequence[tuple[str, float]], title: str) -> str:
+    """Draw shares of a whole as one bar, each named with its share below."""
+    told = [f"{label} {100 * value:.1f} %" for label, value in parts]
+    inks = ("after", "line", "before", "bad")
+    with drawing(name, width=370, height=110, title=title, description="; ".join(told) + ".") as drawn:
+        axes, left = drawn.axes, 0.0
+        for (_, value), words, ink in zip(parts, told, inks, strict=False):
+            hatch = "////" if ink == "bad" else None
+            axes.barh([0], [value], left=left, height=0.6, color=INK[ink], hatch=hatch, label=words)
+            left += value
+        axes.set_xlim(0, max(1.0, left))
+        axes.set_axis_off()
+        axes.figure.legend(loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=1.2)
+    return drawn.markup
+
+
 def _ends(figure: Figure) -> list[float]:
     margin = 0.0 if figure.margin is None else figure.margin
     return [

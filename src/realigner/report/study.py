@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from realigner.errors import RunDirError
 from realigner.report.interval import Figure, Interval
 
+UNTRAINED = "m-ref"
+
 if TYPE_CHECKING:
     from realigner.report.compare import Column
 
@@ -27,7 +29,8 @@ def study_columns(path: Path) -> list[Column]:
     rows = _rows(path)
     shifts = sorted({str(row["shift"]) for row in rows})
     columns = []
-    for arm in dict.fromkeys(str(row["arm"]) for row in rows):
+    # The model before is what the arms are compared with.
+    for arm in sorted(dict.fromkeys(str(row["arm"]) for row in rows), key=lambda arm: arm != UNTRAINED):
         figures: dict[str, Figure] = {}
         own = [row for row in rows if row["arm"] == arm]
         for shift in shifts:

@@ -52,11 +52,15 @@ def _key(figures: Mapping[str, Figure]) -> tuple[str, str]:
     if bound:
         kept = sum(figure.non_inferior is True for figure in bound)
         return f"{kept} of {len(bound)}", "shown to be no worse than the margin allows"
+    after = {name: figure for name, figure in figures.items() if name.startswith("stress.") and name.endswith(".after")}
+    attacks = {name: figure for name, figure in after.items() if name != "stress.unattacked.after"}
+    if attacks:
+        name, figure = max(attacks.items(), key=lambda item: item[1].interval.value)
+        attack = one_line(name.removeprefix("stress.").removesuffix(".after").replace("_", " "), 40)
+        return figure.interval.shown(figure.shown_unit), f"success of the strongest attack after ({attack})"
+    if (won := figures.get("win_rate.after")) is not None:
+        return won.interval.shown(won.shown_unit), f"{won.interval.shown_range(won.shown_unit)}; a tie is half a win"
     changes = [figure for name, figure in figures.items() if name.endswith(_CHANGES)]
     if changes:
         return f"{sum(map(moved, changes))} of {len(changes)}", "changes told from chance"
-    for name, figure in figures.items():
-        if name.endswith(".after"):
-            unit = figure.shown_unit
-            return figure.interval.shown(unit), f"{figure.interval.shown_range(unit)}; {one_line(name, 60)}"
     return f"{len(figures)}", "figures"

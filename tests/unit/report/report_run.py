@@ -462,6 +462,10 @@ def figures_of(part: str) -> dict[str, dict[str, Any]]:
     return {
         "win_rate": {
             "win_rate.after": figure(0.61, **share),
+            "win_rate.wins": figure(0.51, **share),
+            "win_rate.ties": figure(0.2, **share),
+            "win_rate.losses": figure(0.27, **share),
+            "win_rate.invalid": figure(0.02, 0.01, **share),
             "win_rate.length_controlled": figure(0.57, **share),
         },
         "stress": {
