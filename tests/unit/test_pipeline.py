@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from realigner import pipeline
-from realigner.errors import RecipeError, RunDirError, StaleKeyError
+from realigner.errors import GateNotMet, RecipeError, RunDirError, StaleKeyError
 from realigner.pipeline import NAMES, STAGES, Stage, run, stage_inputs
 from realigner.recipe import Recipe
 from realigner.runs import Interrupted, Run, load_run
@@ -139,3 +140,19 @@ def test_a_stages_key_holds_the_key_of_the_stage_before_it(tmp_path: Path, ran: 
     assert all(before[name] != after[name] for name in NAMES)
     later = stage_inputs(recipe_for(tmp_path, generate={"prompts": 3}))
     assert [name for name in NAMES if before[name] != later[name]] == ["generate", "evaluate", "measure", "report"]
+
+
+def test_what_a_stage_demands_is_held_against_a_run_that_is_done_too(
+    tmp_path: Path, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate.yaml"
+    gate.write_text('gate: {kl.upper: "< 1"}')
+    recipe = recipe_for(tmp_path / "run", report={"gate": str(gate)})
+    demand = STAGES[-1].demand
+    stages = (*pipeline.STAGES[:-1], replace(pipeline.STAGES[-1], demand=demand))
+    monkeypatch.setattr(pipeline, "STAGES", stages)
+    for _ in range(2):
+        with pytest.raises(GateNotMet, match=r"kl.upper < 1 \(not measured: the run directory has no summary.json\)"):
+            run(recipe)
+    assert tuple(ran) == NAMES
+    run(recipe, until="evaluate")
