@@ -151,7 +151,7 @@ def _scale(evidence: Evidence) -> Bar:
 def _weights(evidence: Evidence) -> list[Bar]:
     """Either a significant gain on two shifts, or uniform is the default: which of the two it is, is said here."""
     found = []
-    for block, arm in (("weighting", "impact"), ("weighting", "impact-cg"), ("controls", "random-weights")):
+    for block, arm in (("weighting", "impact"), ("curvature", "impact-cg"), ("controls", "random-weights")):
         gaps = {}
         for shift in evidence.study.shifts:
             uniform = evidence.rows(block, "trace", shift)
