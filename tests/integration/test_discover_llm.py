@@ -101,6 +101,23 @@ def test_votes_are_of_the_preferred_response_whatever_the_order_shown() -> None:
     assert firsts == {True, False}, "both orders were shown"
 
 
+def test_what_was_voted_on_is_known_to_every_seed_and_proposals_to_the_texts_they_were_made_from(
+    tmp_path: Path,
+) -> None:
+    pairs = [Pair(str(i), user_prompt(f"q {i}"), f"according to book {i}", f"b {i}", "t") for i in range(5)]
+    rule = Candidate("c", "It names a source.", wording={"violates": ("no source",)})
+    settings = {"kind": "http", "model": "ok", "output": "json_schema"}
+    with discover_server.running() as server, VerdictStore.open(tmp_path / "v.sqlite") as store:
+        judge = http_judge(HttpJudgeSettings.model_validate({**settings, "url": server.url}))
+        for seed, calls in ((0, 10), (1, 10)):
+            LlmVoter(judge, store, seed=seed).votes([rule], pairs)
+            assert server.count() == calls
+        changed = [Pair(pair.id, pair.prompt, pair.chosen, f"else {pair.id}", "t") for pair in pairs]
+        for shown, calls in ((pairs, 11), (pairs, 11), (changed, 12)):
+            LlmVoter(judge, store, proposals=tmp_path / "p.json").propose(shown)
+            assert server.count() == calls
+
+
 def test_a_server_that_goes_half_way_leaves_its_votes_and_the_same_command_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,6 +198,7 @@ class Discovery:
         head = [
             "Recovered from old preference data by realigner discover; read it before you rely on it.",
             self.verdict,
+            f"By its verdicts on single responses the policy gives back {_interval(self.alone)} of them.",
             f"Proposed by {self.proposer}, seed {self.seed}. Figures are of held-out pairs, with 95 % intervals.",
         ]
         notes = {rule.id: self._notes(rule) for rule in self.rules if rule.candidate.kind == "content"}

@@ -43,7 +43,7 @@ from realigner.oracle.store import VerdictStore
 from realigner.policy import Rule
 from realigner.progress import SILENT, Progress
 from realigner.recipe_judges import HttpJudgeSettings
-from realigner.records import Judgement, Label, Message, Pair, Prompt, RuleVerdict, text_hash
+from realigner.records import Judgement, Label, Message, Pair, Prompt, RuleVerdict, pair_key, text_hash
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,9 @@ class LlmVoter:
         """
         drawn = sorted(pairs, key=lambda pair: text_hash(str(self._seed), "proposals", pair.id))[: BATCHES * BATCH]
         batches = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
-        keys = [text_hash(self.identity, str(VERSION), *(pair.id for pair in batch)) for batch in batches]
+        # By their texts: ids that the data bring along may stay while the texts change.
+        shown = [[pair_key(pair.prompt, pair.chosen, pair.rejected) for pair in batch] for batch in batches]
+        keys = [text_hash(self.identity, str(VERSION), *batch) for batch in shown]
         known = self._known()
         open_places = [place for place, key in enumerate(keys) if key not in known]
         self._refuse_over(len(open_places))

@@ -53,6 +53,7 @@ def test_the_files_name_the_evidence_of_each_rule(tmp_path: Path) -> None:
         assert set(rule["supports"]) <= ids
         assert rule["reproduced"] == 1
         assert f"supported by: {rule['supports'][0]}" in (tmp_path / "r.yaml").read_text()
+    assert "# By its verdicts on single responses the policy gives back 100.0% (" in (tmp_path / "r.yaml").read_text()
 
 
 def test_at_forty_per_cent_noise_it_abstains_and_writes_no_policy(tmp_path: Path) -> None:
@@ -200,6 +201,14 @@ def test_rules_are_chosen_by_what_their_policy_gives_back_judged_alone() -> None
     greedy = Alone(first > 0, np.ones(100, bool))
     assert greedy.votes.tolist() == second.tolist()
     assert selected([first, second], [0.0, 0.6], [Alone(first < 0, first > 0), greedy]) == ["a"]
+
+
+def test_what_a_rule_adds_must_be_beyond_chance_for_all_candidates_together() -> None:
+    vote = votes((1, 30), (-1, 16), (0, 54))
+    for count, kept in ((1, 1), (300, 0)):
+        alone = [Alone(vote < 0, vote > 0)] * count
+        rules = [Candidate(str(i), "A.") for i in range(count)]
+        assert len(select(rules, [vote] * count, [vote] * count, [0.1] * count, votes((0, 100)), alone)) == kept
 
 
 LENGTH = ("longer", "shorter")
