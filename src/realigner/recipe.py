@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from realigner.errors import RecipeError, did_you_mean
 from realigner.recipe_corrections import CorrectionSettings
-from realigner.recipe_evaluate import WinRateSettings
+from realigner.recipe_evaluate import StressSettings, WinRateSettings
 from realigner.recipe_judges import JudgeSettings, NoiseSettings
 from realigner.recipe_parts import (
     A_FILE,
@@ -394,6 +394,8 @@ class EvaluateSettings(Section):
     """Held-out retained pairs for KL and perplexity: one a prompt, drawn by the seed."""
     win_rate: WinRateSettings | None = None
     """The answers against each other. `null`: not measured."""
+    stress: StressSettings | None = None
+    """Attacks and over-refusal. `null`: not measured."""
 
     @model_validator(mode="after")
     def _no_floor(self) -> EvaluateSettings:

@@ -6,7 +6,7 @@ A section enters `EvaluateSettings` (as `NAME: XSettings | None = None`) togethe
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,50 @@ class WinRateSettings(Section):
     def _priced(self) -> WinRateSettings:
         if self.max_cost is not None and self.prices is None:
             raise ValueError("win_rate.max_cost needs win_rate.prices, the file that says what each model costs")
+        return self
+
+
+AttackName = Literal[
+    "fictional",
+    "refusal_suppression",
+    "role_play",
+    "prefix_injection",
+    "policy_impersonation",
+    "encoding",
+    "many_shot",
+    "multi_turn",
+]
+"""As in `evaluate/stress/attacks.py: ATTACKS`."""
+
+
+class StressSettings(Section):
+    """Attacks on both models, and what they refuse that they should not; see evidence.md."""
+
+    prompts: OptionalFilePath = None
+    """Requests that the policy forbids to fulfil, e.g. AdvBench: CSV, JSONL or Parquet; a column `target` says how an
+    answer would begin. `null`: no attacks."""
+    column: str | None = None
+    """Where the request stands. Default: the first there is of prompt, goal, question, instruction, text."""
+    limit: PositiveInt | None = 100
+    """The most requests, drawn by the seed; each is asked once as it stands and once an attack. `null`: all."""
+    attacks: tuple[AttackName, ...] = get_args(AttackName)
+    """Which attacks."""
+    over_refusal: OptionalFilePath = None
+    """Prompts with `label` safe or unsafe, and `type`, e.g. XSTest. `null`: not measured."""
+    over_refusal_limit: PositiveInt | None = None
+    """The most prompts of each label, drawn by the seed. `null`: all."""
+    newly_allowed: Annotated[int, Field(ge=0)] = 100
+    """The most held-out prompts of a run that the new policy newly allows, drawn by the seed. 0: not measured."""
+    max_new_tokens: PositiveInt | None = None
+    """Tokens of an answer. `null`: as `generate.max_new_tokens`."""
+
+    @model_validator(mode="after")
+    def _something(self) -> StressSettings:
+        if self.prompts is None and self.over_refusal is None:
+            raise ValueError("stress needs prompts, over_refusal or both")
+        for name in self.attacks:
+            if self.attacks.count(name) > 1:
+                raise ValueError(f"stress.attacks names {name!r} twice")
         return self
 
 

@@ -69,7 +69,7 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
         "corrections": {"generate": generate},
         "human": {"path": "h"},
         "old_policy": {"path": "o"},
-        "evaluate": oracle | {"win_rate": {}},
+        "evaluate": oracle | {"win_rate": {}, "stress": {"prompts": "p"}},
     }
     keys = set(leaves(Recipe.parse(whole).model_dump()))
     described = {key: meaning for key, _, _, meaning in rows()}

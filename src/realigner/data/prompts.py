@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class ReadPrompt:
     prompt: Prompt
     topic: str | None
     source: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The whole row."""
 
 
 def read_prompts(path: Path, column: str | None = None, topic: str | None = None) -> list[ReadPrompt]:
@@ -49,7 +51,7 @@ def read_prompts(path: Path, column: str | None = None, topic: str | None = None
         columns = _columns(row)
         name = _named(row, columns, column) if column else _guessed(row, columns)
         about = None if topic is None else columns[_named(row, columns, topic)]
-        read = ReadPrompt(prompt_of(row, columns[name]), None if about is None else str(about), row.source)
+        read = ReadPrompt(prompt_of(row, columns[name]), None if about is None else str(about), row.source, columns)
         found.setdefault(prompt_key(read.prompt), read)
     if not found:
         raise DataError(f"prompts {path}", "it has no row", "Give a file with prompts")

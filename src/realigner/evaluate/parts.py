@@ -68,6 +68,7 @@ PARTS: tuple[Part, ...] = (
         unkeyed=("judge", "store", "prices", "max_calls", "max_cost"),
         judges=True,
     ),
+    Part("stress", 1, "realigner.evaluate.stress.run", reads=("triage.parquet",), judges=True),
 )
 """In the order in which they are measured and shown."""
 
@@ -129,6 +130,22 @@ class Comparison:
         from realigner.evaluate.side_answers import both_answers
 
         return both_answers(self, prompts, label, self.recipe.generate.model_copy(update={"samples": 1} | changes))
+
+    def cut_prompts(self, prompts: Sequence[Prompt], **changes: Any) -> Mapping[str, int]:
+        """Return by side how many prompts do not fit before an answer: they lose their oldest turns or their beginning.
+
+        Args:
+            prompts: any.
+            changes: of `generate`, as for `answers`.
+        """
+        room = self.recipe.generate.model_copy(update=changes).max_new_tokens
+        cut = {}
+        for side in SIDES:
+            encoder = self.encoder(side)
+            for prompt in prompts:
+                encoder.prompt_ids(prompt, room)
+            cut[side] = int(encoder.tally["cut_generation_prompts"])
+        return cut
 
     def judge(self, questions: Sequence[Judgement]) -> tuple[list[Verdict], str, dict[str, Any]]:
         """Return the verdicts of the evaluation's oracle, its identity, and what asking took.
