@@ -114,7 +114,25 @@ def test_discover_says_what_is_wrong_with_a_file(folder: Path, say: Say, content
     said = say("discover", "data.jsonl")
     assert said.code == 2
     assert message in said.error
+    assert said.error.count("Keys data.… stand in a recipe") == ("data." in said.error.partition(" (Keys")[0])
     assert not (folder / "recovered.json").exists()
+
+
+def test_discover_reads_columns_of_other_names_by_a_recipe(folder: Path, say: Say) -> None:
+    write_old(folder / "old.jsonl", 400)
+    (folder / "old.jsonl").write_text((folder / "old.jsonl").read_text().replace('"chosen"', '"good"'))
+    said = say("discover", "old.jsonl")
+    assert said.code == 2
+    assert "set data.fields" in said.error
+    assert "(Keys data.… stand in a recipe, which DATA may be" in said.error
+    with_fields = (
+        (folder / "recipe.yaml")
+        .read_text()
+        .replace("old.jsonl}", "old.jsonl, fields: {prompt: prompt, chosen: good, rejected: rejected}}")
+    )
+    (folder / "recipe.yaml").write_text(with_fields)
+    (folder / "policy.yaml").unlink()
+    assert say("discover", "recipe.yaml").code == 0
 
 
 def test_discover_says_that_constant_data_teach_nothing(folder: Path, say: Say) -> None:

@@ -64,7 +64,7 @@ def discover(
         _refuse_out(out)
         new_policy = _new_policy(new, allow_code)
         tally = DataTally()
-        with _voter(llm, out, seed, max_calls, voice) as voter:
+        with _voter(llm, out, seed, max_calls, voice) as voter, _in_words_of_the_command(data):
             pairs = draw(read_pairs(_settings(data, skip_invalid), tally), most, seed)
             # The id of a policy is one word; the name of a file may be several.
             name = "-".join(out.stem.split())
@@ -131,6 +131,20 @@ def _voter(llm: Path | None, out: Path, seed: int, max_calls: int | None, voice:
             seed=seed,
             progress=voice.progress,
         )
+
+
+@contextmanager
+def _in_words_of_the_command(data: str) -> Iterator[None]:
+    """Say, where a remedy names keys of a recipe and none was given, where these keys would stand."""
+    from realigner.errors import DataError
+
+    try:
+        yield
+    except DataError as error:
+        if Path(data).suffix in RECIPES or "data." not in error.remedy:
+            raise
+        where = "(Keys data.… stand in a recipe, which DATA may be; --skip-invalid is data.on_invalid: skip)"
+        raise DataError(error.given, error.rule, f"{error.remedy} {where}") from None
 
 
 def _settings(data: str, skip_invalid: bool) -> DataSettings:
