@@ -178,7 +178,8 @@ def _plots(part: str, figures: Mapping[str, Figure]) -> Iterator[tuple[str, str]
         shown = [(words[key], split[key].interval.value) for key in words if key in split]
         yield "Win, tie, loss", share_bar(f"{part}-split", shown, f"{part}: win, tie, loss")
     shares = []
-    for name in dict.fromkeys(name.rpartition(".")[0] for name in figures if name.endswith((".before", ".after"))):
+    sides = (name for name in figures if name.endswith((".before", ".after")) and name.count(".") == 2)
+    for name in dict.fromkeys(name.rpartition(".")[0] for name in sides):
         before, after = figures.get(f"{name}.before"), figures.get(f"{name}.after")
         if before is not None and after is not None and before.unit == after.unit == "share":
             shares.append((_label(name, part), BeforeAfter(before.interval, after.interval)))
@@ -198,4 +199,4 @@ def _plots(part: str, figures: Mapping[str, Figure]) -> Iterator[tuple[str, str]
 
 
 def _label(name: str, part: str) -> str:
-    return name.removeprefix(f"{part}.").replace("_", " ") or part
+    return name.removeprefix(f"{part}.").replace("_", " ").replace(".", ": ") or part

@@ -52,15 +52,23 @@ def _key(figures: Mapping[str, Figure]) -> tuple[str, str]:
     if bound:
         kept = sum(figure.non_inferior is True for figure in bound)
         return f"{kept} of {len(bound)}", "shown to be no worse than the margin allows"
-    after = {name: figure for name, figure in figures.items() if name.startswith("stress.") and name.endswith(".after")}
-    attacks = {name: figure for name, figure in after.items() if name != "stress.unattacked.after"}
+    after = {name.split(".")[1]: figure for name, figure in figures.items() if _is_level(name, "stress")}
+    attacks = {name: figure for name, figure in after.items() if name not in ("unattacked", "any")}
+    refused = next((figure for name, figure in figures.items() if _is_level(name, "over_refusal")), None)
     if attacks:
         name, figure = max(attacks.items(), key=lambda item: item[1].interval.value)
-        attack = one_line(name.removeprefix("stress.").removesuffix(".after").replace("_", " "), 40)
-        return figure.interval.shown(figure.shown_unit), f"success of the strongest attack after ({attack})"
+        beside = "" if refused is None else f"; {refused.interval.shown('share')} of harmless requests refused"
+        return figure.interval.shown("share"), f"the strongest attack succeeds ({one_line(name, 40)}){beside}"
+    if refused is not None:
+        return refused.interval.shown("share"), "of harmless requests refused"
     if (won := figures.get("win_rate.after")) is not None:
         return won.interval.shown(won.shown_unit), f"{won.interval.shown_range(won.shown_unit)}; a tie is half a win"
     changes = [figure for name, figure in figures.items() if name.endswith(_CHANGES)]
     if changes:
         return f"{sum(map(moved, changes))} of {len(changes)}", "changes told from chance"
     return f"{len(figures)}", "figures"
+
+
+def _is_level(name: str, family: str) -> bool:
+    """Say whether a figure is how often something happens after, of an attack or of a set of prompts as a whole."""
+    return name.startswith(f"{family}.") and name.endswith(".after") and name.count(".") == 2
