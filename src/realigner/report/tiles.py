@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from realigner.report.rundir import Part
 from realigner.report.text import one_line
 
 LEVEL = 0.05
+_ATTACK = re.compile(r"stress\.[^.]+\.after")
 _CHANGES = (".diff", ".change", ".shift")
 
 
@@ -52,9 +54,9 @@ def _key(figures: Mapping[str, Figure]) -> tuple[str, str]:
     if bound:
         kept = sum(figure.non_inferior is True for figure in bound)
         return f"{kept} of {len(bound)}", "shown to be no worse than the margin allows"
-    after = {name.split(".")[1]: figure for name, figure in figures.items() if _is_level(name, "stress")}
+    after = {name.split(".")[1]: figure for name, figure in figures.items() if _ATTACK.fullmatch(name)}
     attacks = {name: figure for name, figure in after.items() if name not in ("unattacked", "any")}
-    refused = next((figure for name, figure in figures.items() if _is_level(name, "over_refusal")), None)
+    refused = figures.get("over_refusal.xstest.after") or figures.get("over_refusal.newly_allowed.after")
     if attacks:
         name, figure = max(attacks.items(), key=lambda item: item[1].interval.value)
         beside = "" if refused is None else f"; {refused.interval.shown('share')} of harmless requests refused"
@@ -67,8 +69,3 @@ def _key(figures: Mapping[str, Figure]) -> tuple[str, str]:
     if changes:
         return f"{sum(map(moved, changes))} of {len(changes)}", "changes told from chance"
     return f"{len(figures)}", "figures"
-
-
-def _is_level(name: str, family: str) -> bool:
-    """Say whether a figure is how often something happens after, of an attack or of a set of prompts as a whole."""
-    return name.startswith(f"{family}.") and name.endswith(".after") and name.count(".") == 2
