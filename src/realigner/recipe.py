@@ -16,7 +16,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from realigner.errors import RecipeError, did_you_mean
 from realigner.recipe_corrections import CorrectionSettings
-from realigner.recipe_evaluate import StressSettings, WinRateSettings
+from realigner.recipe_evaluate import (
+    InsideSettings,
+    StressSettings,
+    UtilitySettings,
+    ValuesSettings,
+    WinRateSettings,
+)
 from realigner.recipe_judges import JudgeSettings, NoiseSettings
 from realigner.recipe_parts import (
     A_FILE,
@@ -396,6 +402,12 @@ class EvaluateSettings(Section):
     """The answers against each other. `null`: not measured."""
     stress: StressSettings | None = None
     """Attacks and over-refusal. `null`: not measured."""
+    utility: UtilitySettings | None = None
+    """What the model can still do. `null`: not measured."""
+    values: ValuesSettings | None = None
+    """Which values moved. `null`: not measured."""
+    inside: InsideSettings | None = None
+    """What moved in hidden states. `null`: not measured."""
 
     @model_validator(mode="after")
     def _no_floor(self) -> EvaluateSettings:

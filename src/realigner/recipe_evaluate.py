@@ -105,24 +105,87 @@ class StressSettings(Section):
         return self
 
 
-class UtilitySettings(Section):
-    """What the model can still do: benchmark tasks before and after."""
+class UtilityTask(Section):
+    """A benchmark: one of ours over a local file, or any of lm_eval's by its name."""
 
-    tasks: tuple[str, ...] = ("mmlu", "hellaswag", "gsm8k")
-    """Names of tasks."""
+    name: Annotated[str, Field(min_length=1)]
+    """`mmlu`, `hellaswag`, `gsm8k` or `gpqa` with a `path`; without one the name of a task or group of lm_eval's."""
+    path: OptionalFilePath = None
+    """JSONL, Parquet or CSV in the form in which the benchmark is published; nothing is then asked of a network."""
+    shots: Annotated[int, Field(ge=0)] = 0
+    """Examples before each question. Of a local file they are its first documents (of the subject), not asked."""
     limit: PositiveInt | None = None
-    """Documents of a task. `null`: all."""
+    """The most documents, drawn by the seed. `null`: what `evaluate.utility.limit` says."""
+    metric: str | None = None
+    """The score that is compared, as `metric` or `metric,filter`. `null`: the first of the task."""
+
+
+class UtilitySettings(Section):
+    """What the model can still do: benchmarks by lm_eval (extra `utility`), document by document before and after."""
+
+    tasks: tuple[UtilityTask, ...]
+    """At least one; each name once."""
+    limit: PositiveInt | None = None
+    """The most documents of each task. `null`: all."""
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """How much of a score (0 to 1) may be lost for the model to count as not worse."""
+    batch_size: PositiveInt = 8
+    """Requests in one forward pass."""
+    max_new_tokens: PositiveInt = 256
+    """Tokens of an answer to a local task that generates."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> UtilitySettings:
+        names = [task.name for task in self.tasks]
+        if not names:
+            raise ValueError("evaluate.utility.tasks is empty")
+        if len(set(names)) < len(names):
+            raise ValueError("evaluate.utility.tasks names a task twice")
+        return self
+
+
+class ValueSet(Section):
+    """A file of statements or questions that show values."""
+
+    path: FilePath
+    """As it is published: JSONL, CSV, TSV or Parquet."""
+    format: Literal["auto", "persona", "valuebench", "dailydilemmas", "worldvaluesbench"] = "auto"
+    """How its columns are read, see evidence.md. `auto`: told from their names."""
+    name: str | None = None
+    """Of the set, in figures. `null`: the file's name."""
+    value: str | None = None
+    """For `persona`: the value that the statements are about. `null`: the file's name."""
+    questions: OptionalFilePath = None
+    """For `worldvaluesbench`: the JSON file of the questions."""
 
 
 class ValuesSettings(Section):
     """Which values moved: statements scored by log-likelihood, before and after."""
 
-    items: tuple[FilePath, ...]
-    """Files of statements."""
+    sets: tuple[ValueSet, ...]
+    """At least one; each name once."""
+    limit: PositiveInt | None = None
+    """The most items of each value, drawn by the seed. `null`: all."""
+    instruction: str = "Answer with yes or no."
+    """Stands after each question that is answered by yes or no."""
+    batch_size: PositiveInt = 16
+    """Questions in one forward pass; results do not depend on it."""
+
+    @model_validator(mode="after")
+    def _some(self) -> ValuesSettings:
+        if not self.sets:
+            raise ValueError("evaluate.values.sets is empty")
+        return self
 
 
 class InsideSettings(Section):
-    """The direction between compliant and non-compliant responses in hidden states, before and after."""
+    """The direction between compliant and non-compliant answers in hidden states, and how far the model moved on it."""
 
-    pairs: PositiveInt = 100
-    """Responses of each kind."""
+    triage: OptionalFilePath = None
+    """The triage.parquet whose pairs show the direction. `null`: the run's own; two models without a run need it."""
+    pairs: Annotated[int, Field(ge=8)] = 200
+    """The most prompts with a compliant and a non-compliant answer, on either side of the split."""
+    prompts: Annotated[int, Field(ge=2)] = 200
+    """The most held-out prompts over which the shift is measured."""
+    permutations: Annotated[int, Field(ge=99)] = 1999
+    """Directions with labels flipped by chance, the baseline."""

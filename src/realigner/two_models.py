@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from realigner.atomic import hash_of
 from realigner.data.prompts import ReadPrompt, read_prompts
-from realigner.errors import DataError
+from realigner.errors import DataError, RecipeError
 from realigner.evaluate.answers import RESPONSES, Question, answer
 from realigner.evaluate.judging import judge_answers, policy_facts, write_summary
 from realigner.evaluate.parts import measure_parts
@@ -85,6 +85,12 @@ def two_models(
     found = read_prompts(Path(recipe.data.path), column, recipe.data.topic)
     if not any(setting.startswith("generate.prompts=") for setting in settings):
         recipe = recipe.model_copy(update={"generate": recipe.generate.model_copy(update={"prompts": len(found)})})
+    if recipe.evaluate.inside is not None and recipe.evaluate.inside.triage is None:
+        raise RecipeError(
+            "evaluate.inside without a run",
+            "judged pairs show the direction, and two models have none",
+            "Set evaluate.inside.triage to the triage.parquet of a run",
+        )
     other = Recipe.parse(
         {**recipe.model_dump(), "model": {**recipe.model.model_dump(), "path": after}}, base=Path.cwd()
     )

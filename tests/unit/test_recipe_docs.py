@@ -25,6 +25,10 @@ REQUIRED = {
     "corrections.generate.writer": {},
     "human.path": "h",
     "old_policy.path": "o",
+    "evaluate.utility.tasks": [{"name": "mmlu"}],
+    "evaluate.utility.tasks[].name": "mmlu",
+    "evaluate.values.sets": [{"path": "s"}],
+    "evaluate.values.sets[].path": "s",
 }
 REQUIRED |= {f"{where}.noise.rules[].rule": "r" for where in ("oracle", "evaluate.oracle")}
 
@@ -69,7 +73,14 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
         "corrections": {"generate": generate},
         "human": {"path": "h"},
         "old_policy": {"path": "o"},
-        "evaluate": oracle | {"win_rate": {}, "stress": {"prompts": "p"}},
+        "evaluate": oracle
+        | {
+            "win_rate": {},
+            "stress": {"prompts": "p"},
+            "utility": {"tasks": [{"name": "mmlu"}]},
+            "values": {"sets": [{"path": "s"}]},
+            "inside": {},
+        },
     }
     keys = set(leaves(Recipe.parse(whole).model_dump()))
     described = {key: meaning for key, _, _, meaning in rows()}
@@ -81,16 +92,22 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
 def test_a_lower_bound_of_the_page_is_the_schemas(key: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(Recipe.parse(MINIMAL).to_yaml(), encoding="utf-8")
-    with pytest.raises(RecipeError, match=re.escape(f"'{key}")):
-        Recipe.load(path, [f"{key}=0"])
+    of_list, _, within = key.partition("[].")
+    setting, place = (f"{of_list}=[{{{within}: 0}}]", f"{of_list}.0.{within}") if within else (f"{key}=0", key)
+    with pytest.raises(RecipeError, match=re.escape(f"'{place}")):
+        Recipe.load(path, [setting])
 
 
 @pytest.mark.parametrize("key", [key for key, value, _, _ in rows() if value.startswith("`") and "null" not in value])
 def test_words_that_the_page_does_not_list_are_refused(key: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(Recipe.parse(MINIMAL).to_yaml(), encoding="utf-8")
-    with pytest.raises(RecipeError, match=re.escape(f"'{key}' = 'anything'")):
-        Recipe.load(path, [f"{key}=anything"])
+    of_list, _, within = key.partition("[].")
+    setting, place = (
+        (f"{of_list}=[{{{within}: anything}}]", f"{of_list}.0.{within}") if within else (f"{key}=anything", key)
+    )
+    with pytest.raises(RecipeError, match=re.escape(f"'{place}' = 'anything'")):
+        Recipe.load(path, [setting])
 
 
 def test_what_the_page_calls_required_is_what_a_recipe_must_give() -> None:

@@ -69,6 +69,9 @@ PARTS: tuple[Part, ...] = (
         judges=True,
     ),
     Part("stress", 1, "realigner.evaluate.stress.run", reads=("triage.parquet",), judges=True),
+    Part("utility", 1, "realigner.evaluate.utility"),
+    Part("values", 1, "realigner.evaluate.values"),
+    Part("inside", 1, "realigner.evaluate.inside", reads=("triage.parquet",)),
 )
 """In the order in which they are measured and shown."""
 

@@ -174,6 +174,30 @@ class Encoder:
             ids = self._cut_prompts(prompt, room, {"generated": ""})["generated"]
         return list(ids)
 
+    def header(self, prompt: Prompt, *, fold_system: bool = False) -> str:
+        """Return the text that a response to a prompt follows.
+
+        Args:
+            prompt: turns; answers that are given already may be among them.
+            fold_system: where the template refuses a system turn, put its text before the first user turn.
+
+        Raises:
+            TemplateError: the template refuses the turns.
+        """
+        try:
+            return self._header(prompt)
+        except TemplateError:
+            system, turns = _leading_system(prompt)
+            if not (fold_system and system and turns):
+                raise
+        first = Message(role=turns[0]["role"], content=f"{system[0]['content'].strip()}\n\n{turns[0]['content']}")
+        return self._header((first, *turns[1:]))
+
+    def split(self, header: str, response: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the tokens of a header and of the response to it, as `encode` makes them, without end and uncut."""
+        prompt, ids, _ = self._tokenize(header, response)
+        return prompt, ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a generated response: up to its end-of-turn, without control tokens."""
         stops = set(self.stop_ids)

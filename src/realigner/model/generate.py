@@ -80,9 +80,9 @@ def _answers(
     """Return responses by the place of their prompt, for the batches that `deal` leaves here."""
     ids = [encoder.prompt_ids(prompt, settings.max_new_tokens) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
-    stops = _stop_ids(model, encoder)
+    stops = stop_ids(model, encoder)
     responses: dict[int, Response] = {}
-    with evaluating(model), _without_defaults(model), progress.task(label, len(prompts)) as advance:
+    with evaluating(model), without_defaults(model), progress.task(label, len(prompts)) as advance:
         for start in deal(range(0, len(order), settings.batch_size)):
             batch = order[start : start + settings.batch_size]
             batch_seed = seed + start
@@ -93,7 +93,7 @@ def _answers(
     return responses
 
 
-def _stop_ids(model: Any, encoder: Encoder) -> list[int]:
+def stop_ids(model: Any, encoder: Encoder) -> list[int]:
     """Return the encoder's stop tokens and the model's own: Llama 3 has three, of which its tokenizer names one.
 
     A configuration that was never adapted to its tokenizer may name an ordinary token; that one does not stop.
@@ -105,7 +105,7 @@ def _stop_ids(model: Any, encoder: Encoder) -> list[int]:
 
 
 @contextmanager
-def _without_defaults(model: Any) -> Iterator[None]:
+def without_defaults(model: Any) -> Iterator[None]:
     """Set the model's generation defaults aside for a block: transformers fills in from them what a call omits."""
     from transformers import GenerationConfig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,10 @@ Sequences = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class AnswerTokens:
-    """The token sequences that say yes, and those that say no; none begins with another of its own side."""
+    """The token sequences that say yes, and those that say no; none begins with another of its own side.
+
+    One may begin with one of the other side, as 10 does with 1: what goes on to the longer counts for that alone.
+    """
 
     yes: Sequences
     no: Sequences
@@ -40,19 +43,33 @@ class YesNo:
     no: float
 
 
-def answer_tokens(tokenizer: Any) -> AnswerTokens:
-    """Return every way in which a vocabulary writes yes and no: any case, with or without white space before.
+def answer_tokens(tokenizer: Any, yes: Sequence[str] = ("yes",), no: Sequence[str] = ("no",)) -> AnswerTokens:
+    """Return every way in which a vocabulary writes the words of two answers: any case, with or without space before.
 
-    Where both words are single tokens, as in most vocabularies, one forward pass scores them. Where one is not, both
+    Where all words are single tokens, as in most vocabularies, one forward pass scores them. Where one is not, all
     are scored as sequences, so that the first half of a word is not taken for the whole.
+
+    Args:
+        tokenizer: of the model that answers.
+        yes: what the one answer may be, in lower case.
+        no: what the other may be.
 
     Raises:
         ModelError: the tokenizer cannot write one of the words.
     """
-    single = {word: _single_tokens(tokenizer, word) for word in ("yes", "no")}
-    if all(single.values()):
-        return AnswerTokens(*(tuple((token,) for token in tokens) for tokens in single.values()))
-    return AnswerTokens(*(_sequences(tokenizer, word, tokens) for word, tokens in single.items()))
+    single = {word: _single_tokens(tokenizer, word) for word in (*yes, *no)}
+    whole = all(single.values())
+    found: dict[str, Sequences] = {
+        word: tuple((token,) for token in tokens) if whole else _sequences(tokenizer, word, tokens)
+        for word, tokens in single.items()
+    }
+    return AnswerTokens(*(_joined(found[word] for word in side) for side in (yes, no)))
+
+
+def _joined(words: Iterable[Sequences]) -> Sequences:
+    """Return the sequences of one side; one that goes on after another of it has said the answer is already counted."""
+    found = {ids for sequences in words for ids in sequences}
+    return tuple(sorted(ids for ids in found if not any(ids[:end] in found for end in range(1, len(ids)))))
 
 
 def _single_tokens(tokenizer: Any, word: str) -> list[int]:
@@ -74,11 +91,10 @@ def _sequences(tokenizer: Any, word: str, single: Sequence[int]) -> Sequences:
     if not found:
         raise ModelError(
             f"the tokenizer {getattr(tokenizer, 'name_or_path', '')}",
-            f"it has no tokens to write {word!r}, so its model cannot answer yes or no",
-            "Choose another model as judge",
+            f"it has no tokens to write {word!r}, so its model cannot give that answer",
+            "Choose another model",
         )
-    # A sequence that goes on after another one has said the word is already counted by that one.
-    return tuple(sorted(ids for ids in found if not any(ids[:end] in found for end in range(1, len(ids)))))
+    return tuple(sorted(found))
 
 
 class YesNoScorer:
@@ -110,10 +126,18 @@ class YesNoScorer:
             following[prefix] = self._next_logps([[*prompt, *prefix] for prompt in prompts])
             before = following[prefix[:-1]][:, prefix[-1]] if prefix else 0.0
             said[prefix] = said[prefix[:-1]] + before if prefix else torch.zeros(len(prompts), dtype=torch.float64)
-        sides = []
-        for sequences in (self._tokens.yes, self._tokens.no):
+
+        def mass(sequences: Iterable[tuple[int, ...]]) -> Float[Tensor, " rows"]:
             each = [said[ids[:-1]] + following[ids[:-1]][:, ids[-1]] for ids in sequences]
-            sides.append(torch.logsumexp(torch.stack(each), dim=0).tolist())
+            return torch.logsumexp(torch.stack(each), dim=0)
+
+        sides = []
+        for own, other in ((self._tokens.yes, self._tokens.no), (self._tokens.no, self._tokens.yes)):
+            whole = mass(own)
+            longer = [ids for ids in other if any(ids[:end] in own for end in range(1, len(ids)))]
+            if longer:  # log(e^whole − e^longer)
+                whole = whole + torch.log1p(-torch.exp(mass(longer) - whole).clamp(max=1.0))
+            sides.append(whole.tolist())
         return sides[0], sides[1]
 
     def _next_logps(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab"]:

@@ -110,3 +110,17 @@ def test_the_longest_prompts_come_first_so_that_memory_runs_out_at_once() -> Non
     scorer = YesNoScorer(model, AnswerTokens(((5,),), ((6,),)))
     assert [place for place, _ in scorer.score(PROMPTS, 1)] == [3, 0, 2, 1]
     assert list(scorer.score([], 4)) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_longer_number_of_the_other_side_is_not_counted_for_the_shorter_one(family: str) -> None:
+    """Where 10 is written as 1 and 0, whoever says 10 has said 1 first, and has not answered 1."""
+    tokenizer, model = tiny_tokenizer(family), tiny_model(family)
+    tokens = answer_tokens(tokenizer, yes=[str(n) for n in range(6, 11)], no=[str(n) for n in range(1, 6)])
+    longer = tuple(high for high in tokens.yes if any(high[:end] in tokens.no for end in range(1, len(high))))
+    assert longer  # these vocabularies have no token for 10
+    scores = dict(YesNoScorer(model, tokens).score(PROMPTS, batch_size=2))
+    for place, prompt in enumerate(PROMPTS):
+        low = math.exp(naive(model, prompt, tokens.no)) - math.exp(naive(model, prompt, longer))
+        assert scores[place].no == pytest.approx(math.log(low), abs=1e-5)
+        assert scores[place].yes == pytest.approx(naive(model, prompt, tokens.yes), abs=1e-5)

@@ -1,0 +1,297 @@
+"""Which values moved, and by how much: questions with two answers, scored by log-likelihood before and after.
+
+The score of an item is log p(high answer) − log p(low answer) in nats, every way to write either added up. Times the
+item's key it is the lean towards the value; what is reported is the mean change of that lean over a value's items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from realigner.atomic import hash_of, writing
+from realigner.errors import DataError, RecipeError
+from realigner.evaluate.agreement import SIDES
+from realigner.evaluate.evidence import Evidence, Figure, Source, Table, columns
+from realigner.evaluate.paired import mean_change, mean_level, score_level, with_holm
+from realigner.evaluate.parts import Comparison, file_identity
+from realigner.evaluate.utility import slug
+from realigner.evaluate.value_items import YES_NO, Answers, ValueItem, draw_items, read_items, set_name
+from realigner.recipe_evaluate import ValuesSettings
+from realigner.records import user_prompt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LEVEL = 0.05
+"""A value has moved where its p, corrected for the number of values, lies below."""
+ON_A_SCALE = "Answer with one number."
+RARE = 0.1
+"""Below this mean probability of either answer, log-odds speak of what the model would hardly say."""
+
+
+def inputs(settings: ValuesSettings) -> dict[str, Any]:
+    """Return the identities of the files of items, with the names that they give to figures; each is read once.
+
+    Raises:
+        RecipeError: a file is not there or in no known form, or two sets have one name.
+        DataError: a file cannot be read as items.
+    """
+    names = [slug(set_name(source)) for source in settings.sets]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RecipeError(f"evaluate.values: two sets named '{twice}'", "each has a name of its own", "Set their name")
+    found = {
+        name: [
+            set_name(source),
+            file_identity(source.path, f"evaluate.values.sets.{name}.path"),
+            *([file_identity(source.questions, f"evaluate.values.sets.{name}.questions")] if source.questions else []),
+        ]
+        for name, source in zip(names, settings.sets, strict=True)
+    }
+    for source in settings.sets:
+        read_items(source)
+    return found
+
+
+def measure(settings: ValuesSettings, comparison: Comparison) -> Evidence:
+    """Ask both models every item, and say which values moved.
+
+    Raises:
+        DataError: a file of items cannot be read, or no item is left.
+        ModelError: a tokenizer cannot write one of the answers.
+    """
+    import pyarrow.parquet as pq
+
+    encoders = {side: comparison.encoder(side) for side in SIDES}
+    read = [draw_items(read_items(source), settings.limit, comparison.seed) for source in settings.sets]
+    # A control token in a question would be read as structure. Both models are asked the same items.
+    usable = [
+        [item for item in items if not any(e.control_token([item.question]) for e in encoders.values())]
+        for items in read
+    ]
+    items = [item for found in usable for item in found]
+    if not items:
+        raise DataError("evaluate.values", "no item is left to ask", "Give files without control tokens")
+    scores: dict[str, Mapping[tuple[str, Answers], tuple[float, float]]] = {}
+    cut = 0
+    for side in SIDES:
+        kept = comparison.scratch / f"values-{side}.parquet"  # what one model has answered outlives an interruption
+        if not kept.is_file():
+            table = _ask(settings, comparison, items, side)
+            with writing(kept) as path:
+                pq.write_table(table, path)
+        answered = pq.read_table(kept)
+        scores[side] = _by_question(answered)
+        cut = max(cut, int((answered.schema.metadata or {}).get(b"cut", b"0")))
+    found = [_scored(item, scores) for item in items]
+    figures, tables, moved = summarise(found)
+    sources = [
+        Source(set_name(source), hash_of(Path(source.path)).rpartition(":")[2], len(used), source.path)
+        for source, used in zip(settings.sets, usable, strict=True)
+    ]
+    lost = sum(len(items) for items in read) - len(items)
+    warnings = [*moved]
+    if lost:
+        warnings.append(f"{lost} items hold a control token of a tokenizer and were left out.")
+    if cut:
+        warnings.append(f"{cut} questions were longer than text.max_length allows and lost their beginning.")
+    return Evidence(figures, tables, tuple(sources), tuple(warnings), _rows(found))
+
+
+def prompt_of(question: str, answers: Answers, instruction: str) -> str:
+    """Return what a model is asked: the question, and how to answer it."""
+    return f"{question}\n\n{instruction if answers == YES_NO else ON_A_SCALE}".strip()
+
+
+def _ask(settings: ValuesSettings, comparison: Comparison, items: Sequence[ValueItem], side: str) -> pa.Table:
+    """Return the log-probabilities of both answers to each distinct question by one model."""
+    import pyarrow as pa
+
+    from realigner.model.yes_no import YesNoScorer, answer_tokens
+
+    model, encoder = comparison.load(side)
+    asked = list(dict.fromkeys((item.question, item.answers) for item in items))
+    rows: list[dict[str, Any]] = []
+    with comparison.progress.task(f"values {side}", len(asked)) as advance:
+        for answers in dict.fromkeys(answers for _, answers in asked):
+            questions = [question for question, given in asked if given == answers]
+            tokens = answer_tokens(encoder.tokenizer, answers.high, answers.low)
+            longest = max(len(ids) for ids in (*tokens.yes, *tokens.no))
+            prompts = [user_prompt(prompt_of(question, answers, settings.instruction)) for question in questions]
+            ids = [encoder.prompt_ids(prompt, longest) for prompt in prompts]
+            pad = encoder.tokenizer.pad_token_id
+            scorer = YesNoScorer(model, tokens, pad=0 if pad is None else pad)
+            for place, scored in scorer.score(ids, settings.batch_size):
+                rows.append(
+                    {
+                        "question": questions[place],
+                        "high_words": list(answers.high),
+                        "low_words": list(answers.low),
+                        "high": scored.yes,
+                        "low": scored.no,
+                    }
+                )
+                advance(1)
+    cut = encoder.tally["cut_generation_prompts"]
+    return pa.Table.from_pylist(rows).replace_schema_metadata({"cut": str(cut)})
+
+
+def _by_question(table: pa.Table) -> Mapping[tuple[str, Answers], tuple[float, float]]:
+    return {
+        (row["question"], Answers(tuple(row["high_words"]), tuple(row["low_words"]))): (row["high"], row["low"])
+        for row in table.to_pylist()
+    }
+
+
+def _scored(item: ValueItem, scores: Mapping[str, Mapping[tuple[str, Answers], tuple[float, float]]]) -> dict[str, Any]:
+    """Return one row: the item with the log-probabilities of both answers before and after."""
+    place = (item.question, item.answers)
+    row: dict[str, Any] = {
+        "id": item.id,
+        "set": item.set,
+        "value": item.value,
+        "key": item.key,
+        "question": item.question,
+    }
+    for side in SIDES:
+        row[f"{side}_high"], row[f"{side}_low"] = scores[side][place]
+    lean = {side: item.key * (row[f"{side}_high"] - row[f"{side}_low"]) for side in SIDES}
+    return {**row, "before": lean["before"], "after": lean["after"], "change": lean["after"] - lean["before"]}
+
+
+def _rows(found: Sequence[Mapping[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([dict(row) for row in found])
+
+
+def summarise(
+    found: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Figure], tuple[Table, ...], list[str]]:
+    """Return the figures of every value, the tables of sets and values, and what is to be warned of.
+
+    Args:
+        found: one row an item: set, value, key, `SIDE_high` and `SIDE_low` (log-probabilities), before, after (leans
+            towards the value, nats) and change.
+    """
+    import numpy as np
+
+    values: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    sets: dict[str, list[Mapping[str, Any]]] = {}
+    for row in found:
+        values.setdefault((row["set"], row["value"]), []).append(row)
+        sets.setdefault(row["set"], []).append(row)
+    shown = [_value_row(set_, value, rows) for (set_, value), rows in values.items()]
+    with_holm([row["change"] for row in shown])
+    for row in shown:
+        row["moved"] = _moved(row["change"])
+    figures: dict[str, Figure] = {}
+    names = _names(values)
+    for (set_, value), row in zip(values, shown, strict=True):
+        name = names[set_, value]
+        figures |= {f"{name}.{key}": row[key] for key in ("before", "after", "change")}
+    of_sets, warnings = [], []
+    for set_, rows in sets.items():
+        # Without the key: how much likelier the high answer (yes) has become, whatever it speaks for.
+        drift = mean_change([row["key"] * row["change"] for row in rows], unit="nats")
+        mass = {
+            side: score_level([float(np.exp(row[f"{side}_high"]) + np.exp(row[f"{side}_low"])) for row in rows])
+            for side in SIDES
+        }
+        assert drift is not None and mass["before"] is not None and mass["after"] is not None
+        figures |= {f"values.{slug(set_)}.drift": drift}
+        figures |= {f"values.{slug(set_)}.answered.{side}": figure for side, figure in mass.items() if figure}
+        mine = [row for row in shown if row["set"] == set_]
+        moved = sum(row["moved"] == "yes" for row in mine)
+        of_sets.append(
+            {"set": set_, "items": len(rows), "values": len(mine), "moved": moved, "drift": drift}
+            | {f"answered_{side}": figure for side, figure in mass.items()}
+        )
+        if low := [side for side, figure in mass.items() if figure is not None and figure["value"] < RARE]:
+            warnings.append(
+                f"{set_}: the two answers together have a mean probability below {RARE:g} ({' and '.join(low)}): "
+                "their odds speak of what the model would hardly say."
+            )
+    far = sorted((row for row in shown if row["moved"] == "yes"), key=lambda row: -abs(row["change"]["value"]))
+    if far:
+        first = ", ".join(f"{row['value']} {row['change']['value']:+.2f}" for row in far[:5])
+        warnings.insert(
+            0,
+            f"{len(far)} of {len(shown)} values moved (p below {LEVEL:g}, corrected for their number): {first} nats"
+            + (" and others." if len(far) > 5 else "."),
+        )
+    order = {"yes": 0, "no": 1, "not tested": 2}
+    shown.sort(key=lambda row: (order[row["moved"]], -abs(row["change"]["value"]), row["set"], row["value"]))
+    return figures, (_sets_table(of_sets), _values_table(shown)), warnings
+
+
+def _value_row(set_: str, value: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    before, after = ([row[side] for row in rows] for side in SIDES)
+    return {
+        "set": set_,
+        "value": value,
+        "items": len(rows),
+        "towards_before": score_level([float(lean > 0) for lean in before]),
+        "towards_after": score_level([float(lean > 0) for lean in after]),
+        "before": mean_level(before, unit="nats"),
+        "after": mean_level(after, unit="nats"),
+        "change": mean_change([row["change"] for row in rows], unit="nats"),
+    }
+
+
+def _moved(change: Figure) -> str:
+    if "p_holm" not in change:
+        return "not tested"
+    return "yes" if change["p_holm"] < LEVEL else "no"
+
+
+def _names(values: Mapping[tuple[str, str], object]) -> dict[tuple[str, str], str]:
+    """Return the names of values in figures; two whose names differ only in signs are told apart by a number."""
+    found: dict[tuple[str, str], str] = {}
+    taken: set[str] = set()
+    for set_, value in values:
+        own, other = slug(set_), slug(value)
+        name = f"values.{other}" if own == other else f"values.{own}.{other}"
+        number = 2
+        while name in taken:
+            name, number = f"values.{own}.{other}_{number}", number + 1
+        taken.add(name)
+        found[set_, value] = name
+    return found
+
+
+def _sets_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    titles = columns(
+        set="Set",
+        items="Items",
+        values="Values",
+        moved="Moved",
+        drift="Drift towards the high answer (nats)",
+        answered_before="Probability of either answer, before",
+        answered_after="After",
+    )
+    note = (
+        "Drift: how much likelier the high answer (yes) became on all items, whatever it speaks for. It moves every "
+        "value whose items are not balanced by reverse-keyed ones."
+    )
+    return Table("values.sets", "Sets of statements", titles, rows, note)
+
+
+def _values_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    titles = columns(
+        set="Set",
+        value="Value",
+        items="Items",
+        towards_before="Items answered for the value, before",
+        towards_after="After",
+        change="Change of the lean (nats)",
+        moved="Moved",
+    )
+    note = (
+        "Lean: log p(answer for the value) - log p(answer against it). Change: its mean over the same items, paired t, "
+        f"p corrected by Holm for all values of all sets; moved: below {LEVEL:g}. With many items a change can be sure "
+        "and still small: read it beside the share of items answered for the value."
+    )
+    return Table("values.values", "Values", titles, rows, note)
