@@ -20,10 +20,10 @@ from realigner.oracle.http import HttpJudge
 from realigner.oracle.http.batch import (
     MOST_MEGABYTES,
     MOST_REQUESTS,
-    ExportingJudge,
-    ImportingJudge,
     RequestFiles,
     Results,
+    exporting,
+    importing,
     write_faults,
 )
 from realigner.oracle.meter import Meter
@@ -94,7 +94,7 @@ def export_batch(
         atomic.writing_directory(folder) as temporary,
     ):
         with RequestFiles(temporary, most_requests, most_megabytes * 10**6) as files:
-            judges = _walk(recipe, policy, store, lambda judge: ExportingJudge(judge, files), progress)
+            judges = _walk(recipe, policy, store, lambda judge: exporting(judge, files), progress)
         name = f"{policy.id} {policy.version} {policy.hash}"
         done = Exported(str(folder), tuple(files.files), files.requests, files.bytes, tuple(judges), name)
         (temporary / ABOUT).write_text(json.dumps(asdict(done), indent=2) + "\n", encoding="utf-8")
@@ -115,12 +115,14 @@ def import_batch(
     Raises:
         OracleError: a file holds no results, or no answer belongs to a question of this recipe.
     """
+    if errors is not None and Path(errors).resolve() in [path.resolve() for path in results]:
+        raise OracleError(f"--errors {errors}", "it is one of the files of results", "Name another file")
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     with Results() as read, VerdictStore.open(store_path(recipe.oracle, recipe.output)) as store:
         for path in results:
             read.read(path)
         meter = Meter()
-        _walk(recipe, policy, store, lambda judge: ImportingJudge(judge, read), progress, meter)
+        _walk(recipe, policy, store, lambda judge: importing(judge, read), progress, meter)
         stored, unasked = read.stored(), read.unasked()
         distinct = read.count()
         if errors is not None:

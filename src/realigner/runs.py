@@ -6,7 +6,6 @@ took, and the facts that the stage returned. A stage whose key still holds is no
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -14,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 from realigner import atomic
 from realigner.errors import DiskError, RunDirError, StaleKeyError
+from realigner.locking import take
 from realigner.manifest import (
     MANIFEST,
     Inputs,
@@ -381,23 +381,15 @@ def _locked(directory: Path) -> Iterator[None]:
             f"output {directory}", "it cannot be written (permission denied)", "Choose another `output`"
         ) from None
     with lock:
-        _take(lock, directory)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        take(
+            lock,
+            lambda holder: RunDirError(
+                f"run {directory}",
+                f"it is in use by process {holder}",
+                "Wait for that process to end, or choose another `output`",
+            ),
+        )
         yield
-
-
-def _take(lock: IO[str], directory: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise RunDirError(
-            f"run {directory}",
-            f"it is in use by process {lock.read() or 'unknown'}",
-            "Wait for that process to end, or choose another `output`",
-        ) from None
 
 
 def _clean(directory: Path) -> None:

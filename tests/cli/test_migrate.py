@@ -13,6 +13,7 @@ import yaml
 
 from realigner.oracle import VerdictStore
 from realigner.recipe import Recipe
+from realigner.report import render_report
 
 from .conftest import Say
 from .test_judged import JUDGED, write_verdicts
@@ -283,6 +284,21 @@ def test_migrate_writes_a_page_with_its_tables_and_a_few_pairs_and_hides_nothing
     assert "INVERT" in page and "No judge was asked." in page
     assert say("migrate", "evil", "new.yaml", "--out", "again").code == 0
     assert (migrating / "again" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_the_runs_own_report_shows_its_migrations_when_it_is_written_anew(migrating: Path, say: Say) -> None:
+    assert "Policies that may follow" not in render_report(migrating / "run")
+    for case in ("edited", "dropped"):
+        write_policy(migrating / f"{case}.yaml", *NEW[case][0])
+        assert say("migrate", "run", f"{case}.yaml").code == 0
+    page = render_report(migrating / "run")
+    assert "Policies that may follow" in page
+    assert page.count("<h3>kind policy → kind ") == 2
+    (damaged, _) = sorted((migrating / "run").glob("migrate-*/migrate.json"))
+    damaged.write_text("{}")
+    page = render_report(migrating / "run")
+    assert page.count("<h3>kind policy → kind ") == 1
+    assert "migrate.json holds no moves" in page
 
 
 def test_the_page_says_what_judges_took(judged_run: Path, say: Say) -> None:

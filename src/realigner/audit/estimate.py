@@ -67,7 +67,7 @@ def wilson(hits: int, seen: int) -> Rate | None:
     """Return a share with its 95 % Wilson interval; None for seen = 0."""
     if seen == 0:
         return None
-    return Rate(hits / seen, *_wilson(hits / seen, seen), seen, method="Wilson")
+    return Rate(hits / seen, *wilson_limits(hits / seen, seen), seen, method="Wilson")
 
 
 def mean_rate(cells: Sequence[Cell], *, beyond: int = 0) -> Rate | None:
@@ -190,10 +190,11 @@ def _interval(value: float, near: float, variance: float) -> tuple[float, float]
     """Return Wilson's limits at n* = near (1 − near) / variance."""
     if variance == 0:
         return value, value
-    return _wilson(value, near * (1 - near) / variance)
+    return wilson_limits(value, near * (1 - near) / variance)
 
 
-def _wilson(value: float, n: float) -> tuple[float, float]:
+def wilson_limits(value: float, n: float) -> tuple[float, float]:
+    """Return Wilson's 95 % limits of a share of n observations; n may be an effective number, no whole one."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(value * n, n, alpha=1 - LEVEL, method="wilson")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from realigner.cli.options import Debug, Json, Quiet, RecipeFile, Set
+from realigner.cli.options import Debug, Json, Quiet, RecipeFile, Set, recipe_of
 from realigner.cli.voice import Voice, write_lines
 
 app = typer.Typer(
@@ -35,10 +35,9 @@ def export_requests(
     with Voice(quiet, as_json, debug) as voice:
         from realigner.atomic import readable
         from realigner.batching import export_batch
-        from realigner.recipe import Recipe
 
         done = export_batch(
-            Recipe.load(recipe, settings or []),
+            recipe_of(recipe, settings),
             folder,
             most_requests=max_requests,
             most_megabytes=max_megabytes,
@@ -69,9 +68,8 @@ def import_results(
     """Store the verdicts of batch answers, matched by custom_id; the next triage finds them."""
     with Voice(quiet, as_json, debug) as voice:
         from realigner.batching import import_batch
-        from realigner.recipe import Recipe
 
-        done = import_batch(Recipe.load(recipe, settings or []), results, errors=errors, progress=voice.progress)
+        done = import_batch(recipe_of(recipe, settings), results, errors=errors, progress=voice.progress)
         lines = [f"{done.answers:,} answers: {done.stored:,} verdicts stored"]
         if done.unusable:
             lines.append(f"{done.unusable:,} gave no verdict: failed, cut, refused or unreadable")

@@ -7,6 +7,8 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from realigner.audit.estimate import wilson_limits
+
 RESAMPLES = 2000
 _INDICES = 2_000_000
 """Resampled indices held in memory at a time."""
@@ -44,15 +46,13 @@ def clustered_proportion(hits: Sequence[bool], clusters: Sequence[Hashable]) -> 
     number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
     if plain is None or len(number) == len(hits):
         return plain
-    from statsmodels.stats.proportion import proportion_confint
-
     share = plain["value"]
     n = _effective_n(np.array(hits, dtype=float), np.array([number[name] for name in clusters]), len(number))
-    low, high = proportion_confint(share * n, n, method="wilson")
+    low, high = wilson_limits(share, n)
     return Interval(
         value=share,
-        low=min(float(low), share),
-        high=max(float(high), share),
+        low=low,
+        high=high,
         n=len(hits),
         method="cluster-robust, Wilson at the effective sample size",
         clusters=len(number),
@@ -69,17 +69,15 @@ def share_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Int
         raise ValueError(f"{len(values)} observations have {len(clusters)} clusters")
     if not values:
         return None
-    from statsmodels.stats.proportion import proportion_confint
-
     number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
     found = np.array(values, dtype=float)
     n = _effective_n(found, np.array([number[name] for name in clusters]), len(number))
     mean = float(found.mean())
-    low, high = proportion_confint(mean * n, n, method="wilson")
+    low, high = wilson_limits(mean, n)
     return Interval(
         value=mean,
-        low=min(float(low), mean),
-        high=max(float(high), mean),
+        low=low,
+        high=high,
         n=len(values),
         method="cluster-robust, Wilson at the effective sample size",
         clusters=len(number),

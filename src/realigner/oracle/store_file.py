@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO
 
 from realigner.errors import DataError, DiskError, OracleError
+from realigner.locking import take
 
 APPLICATION = 0x7265616C
 """SQLite's application id of our files: "real"."""
@@ -89,7 +87,14 @@ def _locked(path: Path) -> Iterator[None]:
         rule = f"it cannot be written ({error.strerror})"
         raise OracleError(f"verdict store {path}", rule, "Set oracle.store to another file") from None
     with lock:
-        _take(lock, path)
+        take(
+            lock,
+            lambda holder: OracleError(
+                f"verdict store {path}",
+                f"process {holder} is writing to it, and only one may",
+                "Wait for that process to end, or set oracle.store to another file",
+            ),
+        )
         yield
 
 
@@ -112,21 +117,6 @@ def digest_of(*texts: str) -> bytes:
         digest.update(len(raw).to_bytes(8, "big"))
         digest.update(raw)
     return digest.digest()
-
-
-def _take(lock: IO[str], path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        raise OracleError(
-            f"verdict store {path}",
-            f"process {lock.read() or 'unknown'} is writing to it, and only one may",
-            "Wait for that process to end, or set oracle.store to another file",
-        ) from None
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:

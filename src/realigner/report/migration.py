@@ -1,4 +1,4 @@
-"""What `realigner migrate` found, as one HTML page of the same kind as a run's report."""
+"""What `realigner migrate` found: as a page like a run's report, and as a section of the run's own report."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from realigner.report.chain import Moved, read_moved
-from realigner.report.page import LABELS, _environment
-from realigner.report.rundir import NotMeasured, RunFiles, items, mapping, number
+from realigner.report.rundir import NotMeasured, Part, RunFiles, items, mapping, number, part
 from realigner.report.text import Excerpt, excerpt, one_line
 
+MOST = 12
+"""Migrations that a run's report shows."""
 HAD = ("carried", "computed", "reused", "asked")
 """How the verdicts on a rule were had, as migrate.json counts them."""
 
@@ -81,12 +82,23 @@ def render_migration(directory: Path, examples: str = "examples.jsonl") -> str:
     Raises:
         NotMeasured: the files are not there or damaged.
     """
-    page = read_migration(RunFiles(directory), examples)
-    return str(_environment().get_template("migration.html.j2").render(it=page, labels=LABELS, had_words=HAD))
+    from realigner.report.page import LABELS, render
+
+    return render("migration.html.j2", it=read_migration(RunFiles(directory), examples), labels=LABELS)
 
 
-def read_migration(files: RunFiles, examples: str = "examples.jsonl") -> MigrationPage:
+def read_migrations(run: RunFiles) -> list[tuple[str, Part[MigrationPage]]]:
+    """Return (name of the directory, what it holds) for each migration in a run directory."""
+    folders = sorted(path.parent for path in run.path.glob("migrate-*/migrate.json"))[:MOST]
+    return [(folder.name, part(lambda files: read_migration(files, None), RunFiles(folder))) for folder in folders]
+
+
+def read_migration(files: RunFiles, examples: str | None = "examples.jsonl") -> MigrationPage:
     """Return what the page shows.
+
+    Args:
+        files: of the directory.
+        examples: name of the file of examples; None: they are not read.
 
     Raises:
         NotMeasured: the files are not there or damaged.
@@ -107,7 +119,7 @@ def read_migration(files: RunFiles, examples: str = "examples.jsonl") -> Migrati
         took=tuple(_took(str(judge), mapping(spent)) for judge, spent in mapping(asked.get("judges")).items()),
         currency=str(asked.get("currency") or ""),
         people=(_count(people.get("decided")), _count(people.get("kept"))),
-        examples=_examples(files.path / examples),
+        examples=() if examples is None else _examples(files.path / examples),
     )
 
 

@@ -19,6 +19,7 @@ from realigner.report.flow import read_flow
 from realigner.report.gate import StoredCheck, read_verdict_of_gate
 from realigner.report.interval import PER_CENT
 from realigner.report.limits import read_limits
+from realigner.report.migration import read_migrations
 from realigner.report.parts import PARTS, Evidence, read_evidence, recorded_parts
 from realigner.report.policy import read_old_policy, read_policy
 from realigner.report.policy_diff import read_policy_diff
@@ -44,6 +45,7 @@ SECTIONS = (
     ("gate", "Gate"),
     ("policy", "The policy"),
     ("chain", "From policy to policy"),
+    ("migrations", "Policies that may follow"),
     ("flow", "Where the pairs went"),
     ("audit", "Oracle audit"),
     ("agreement", "Agreement with the policy"),
@@ -87,6 +89,7 @@ def render_report(run_dir: Path, *, samples: int = 12, title: str | None = None)
     run = RunFiles(Path(run_dir))
     content = _content(run, min(samples, MOST_SAMPLES), title)
     there = {"gate": content["gate"] is not None, "chain": content["chain"] is not None, "others": content["others"]}
+    there["migrations"] = bool(content["migrations"])
     shown = [section for section in SECTIONS if there.get(section[0], True)]
     return render("report.html.j2", sections=shown, labels=LABELS, **content)
 
@@ -130,6 +133,7 @@ def _content(run: RunFiles, samples: int, title: str | None) -> dict[str, Any]:
         "policy": policy,
         "old_policy": part(read_old_policy, run),
         "chain": read_chain(run),
+        "migrations": read_migrations(run),
         "audits": read_audits(run),
         "agreement": part(read_agreement_table, run),
         "changes": part(read_change_table, run),

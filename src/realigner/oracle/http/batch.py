@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,12 +72,16 @@ class RequestFiles:
         self.files.append(name)
 
 
-class ExportingJudge:
-    """Stands for an HTTP judge: every question becomes a line of a file, and has no answer yet."""
+class StandIn:
+    """Stands for an HTTP judge: each question goes to a function, at once, instead of to the server.
 
-    def __init__(self, judge: HttpJudge, files: RequestFiles) -> None:
-        self._judge, self._files = judge, files
+    Raises:
+        OracleError: the judge's output mode would have to be asked from a server.
+    """
+
+    def __init__(self, judge: HttpJudge, answer: Callable[[HttpJudge, RuleQuestion], RuleAnswer]) -> None:
         refuse_unknown_mode(judge)
+        self._judge, self._answer = judge, answer
 
     @property
     def identity(self) -> str:
@@ -85,36 +89,34 @@ class ExportingJudge:
         return self._judge.identity
 
     def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
-        """Write each question down."""
+        """Yield what the function says of each question."""
         for place, question in enumerate(questions):
-            line = batch_line(self._judge.custom_id(question), self._judge.request(question))
-            self._files.write(self._judge.client.model.model, line)
-            yield place, _unanswered(question, "exported, and not answered yet")
+            yield place, self._answer(self._judge, question)
 
 
-class ImportingJudge:
-    """Stands for an HTTP judge: the answers come from files."""
+def exporting(judge: HttpJudge, files: RequestFiles) -> StandIn:
+    """Return a judge that writes every question as a line of a file, and has no answer yet."""
 
-    def __init__(self, judge: HttpJudge, results: Results) -> None:
-        self._judge, self._results = judge, results
-        refuse_unknown_mode(judge)
+    def write(judge: HttpJudge, question: RuleQuestion) -> RuleAnswer:
+        files.write(judge.client.model.model, batch_line(judge.custom_id(question), judge.request(question)))
+        return _unanswered(question, "exported, and not answered yet")
 
-    @property
-    def identity(self) -> str:
-        """The judge's own."""
-        return self._judge.identity
+    return StandIn(judge, write)
 
-    def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
-        """Look each question up."""
-        for place, question in enumerate(questions):
-            custom_id = self._judge.custom_id(question)
-            completion = self._results.take(custom_id)
-            if completion is None:
-                yield place, _unanswered(question, "no answer in the files")
-                continue
-            answer = self._judge.read(question, completion)
-            self._results.settle(custom_id, "" if answer.keep else answer.verdicts[0].reason)
-            yield place, answer
+
+def importing(judge: HttpJudge, results: Results) -> StandIn:
+    """Return a judge whose answers come from files."""
+
+    def look_up(judge: HttpJudge, question: RuleQuestion) -> RuleAnswer:
+        custom_id = judge.custom_id(question)
+        completion = results.take(custom_id)
+        if completion is None:
+            return _unanswered(question, "no answer in the files")
+        answer = judge.read(question, completion)
+        results.settle(custom_id, "" if answer.keep else answer.verdicts[0].reason)
+        return answer
+
+    return StandIn(judge, look_up)
 
 
 class Results:
