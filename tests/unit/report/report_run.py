@@ -107,6 +107,7 @@ def write_run(
     (directory / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     _write_manifest(directory, text)
     _write_previous(directory, text)
+    _write_migration(directory, text)
     _write_audit(directory, text)
     _write_evidence(directory, text)
     _write_gate(directory, text)
@@ -340,6 +341,15 @@ def _write_previous(directory: Path, text: str) -> None:
         },
     }  # fmt: skip
     (directory / "previous.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _write_migration(directory: Path, text: str) -> None:
+    """Write what `realigner migrate` found, from the same moves."""
+    moves = json.loads((directory / "previous.json").read_text(encoding="utf-8"))["moves"]
+    old, new = ({"id": f"clinic{text}", "version": version, "title": f"Clinic{text}"} for version in ("2.1.0", "3"))
+    content = {"run": f"run{text}", "old_policy": old, "new_policy": new, "verdicts": {}, "moves": moves}
+    (directory / "migrate-0123").mkdir()
+    (directory / "migrate-0123" / "migrate.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _write_manifest(directory: Path, text: str) -> None:
