@@ -114,12 +114,15 @@ def test_a_global_batch_of_16_trains_alike_however_it_is_cut(adapter: Any, tmp_p
 
 
 def test_two_ranks_train_resume_and_evaluate_as_one_process(tmp_path: Path) -> None:
-    """Full and LoRA; the resumed epoch is not the first, and the evaluated pairs do not divide by the ranks."""
+    """Full and LoRA; the resumed epoch is not the first, and the evaluated pairs do not divide by the ranks.
+
+    With whole weights (DDP), and with weights that FSDP2 spreads over the ranks.
+    """
     tests = str(Path(__file__).resolve().parents[1])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launch, two_ranks.__file__, str(tmp_path / "2")],
-        env={**os.environ, "PYTHONPATH": tests, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -131,6 +134,12 @@ def test_two_ranks_train_resume_and_evaluate_as_one_process(tmp_path: Path) -> N
         assert largest_difference(alone["weights"], together["weights"]) < 2e-5
         assert together["steps"] == pytest.approx(alone["steps"], rel=1e-4, abs=1e-6)
         assert together["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-4, abs=1e-6)
+        if case in two_ranks.SHARDED:
+            sharded = torch.load(tmp_path / "2" / f"sharded-{case}.pt", weights_only=True)
+            assert sharded["sharded"] == len(list(tiny_model("llama").parameters())) + (8 if case == "lora" else 0)
+            assert largest_difference(alone["weights"], sharded["weights"]) < 1e-12
+            assert sharded["steps"] == pytest.approx(alone["steps"], rel=1e-6, abs=1e-6)
+            assert sharded["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-6, abs=1e-6)
     fewer = two_ranks.train("resumed", tmp_path / "3", ranks=1, checkpoint=tmp_path / "2" / "resumed" / "checkpoint-4")
     assert largest_difference(fewer["weights"], together["weights"]) < 2e-5  # of a checkpoint that two ranks made
     assert fewer["steps"] == pytest.approx(together["steps"], rel=1e-4, abs=1e-6)

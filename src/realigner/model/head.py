@@ -324,7 +324,8 @@ def head_of(model: Any) -> Head | None:
     """Return the head of a causal model as its forward applies it, or None where it is no plain linear layer."""
     bare = bare_model(model)
     layer = bare.get_output_embeddings() if hasattr(bare, "get_output_embeddings") else None
-    if type(layer) is not torch.nn.Linear:
+    # `fully_shard` makes a subclass of a layer's class; anything that computes otherwise has a forward of its own.
+    if not isinstance(layer, torch.nn.Linear) or type(layer).forward is not torch.nn.Linear.forward:
         return None
     softcap = getattr(bare.config, "final_logit_softcapping", None)
     scale = float(getattr(bare, "logit_scale", None) or 1.0)

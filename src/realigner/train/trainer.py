@@ -243,7 +243,7 @@ class TraceTrainer(Trainer):
             kl_sum, kl = head_kl(head, hidden[anchored], _reference(kept, self._frozen_head or head.detached(), hidden))
             each.append(kl)
             placed = logps.new_zeros(len(read)).index_put((read.nonzero()[:, 0],), logps)
-            return torch.cat([placed, kl_sum.reshape(1)]).unsqueeze(1)
+            return torch.cat([placed.unsqueeze(1), kl_sum.reshape(1, 1)])  # no view: a sharded model warns of one
 
         values = through_head(model, rows, work).squeeze(1)
         return values[:-1], values[-1], each[0]
@@ -332,6 +332,22 @@ class TraceTrainer(Trainer):
         sums = metrics.sums.to(torch.float32).to(self.args.device)
         return metrics.means(self.accelerator.reduce(sums, "sum").cpu())
 
+    def _eval_batches(self, pairs: WeightedPairs | None) -> Iterator[tuple[Batch, bool]]:
+        """Yield this process's held-out batches, and whether they count: each pair counts in one process.
+
+        Parameters that are spread over processes want the same number of forwards of all: where others have more
+        batches, one stands in again, and is not counted.
+        """
+        loader = self.get_eval_dataloader(pairs)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            yield from ((batch, True) for batch in loader)
+            return
+        batches = list(loader)
+        own = torch.tensor([len(batches)], device=self.args.device)
+        stand_in = batches[0] if batches else self.data_collator([(pairs or self.eval_dataset)[0]])
+        for i in range(int(self.accelerator.gather(own).max())):
+            yield (batches[i], True) if i < len(batches) else (stand_in, False)
+
     @torch.no_grad()
     def evaluate(
         self,
@@ -349,9 +365,11 @@ class TraceTrainer(Trainer):
         pairs = None if eval_dataset is None else self._pairs(eval_dataset)
         metrics, found = Metrics(), torch.zeros(2, 3, dtype=torch.float64)
         with evaluating(self.model):
-            for batch in self.get_eval_dataloader(pairs):
+            for batch, counts_here in self._eval_batches(pairs):
                 inputs = self._prepare_inputs(batch)
                 parts = self._parts(self.model, inputs)
+                if not counts_here:
+                    continue
                 self._record(metrics, parts, inputs)
                 terms = (parts.losses[parts.conflict], parts.kl, parts.losses[parts.confirm])
                 found += torch.tensor([[float(t.sum()) for t in terms], count(inputs)], dtype=torch.float64)
