@@ -14,6 +14,7 @@ CONFLICTS = {
     Direction.REJECTED_OVER_CHOSEN: Outcome.INVERT,
     Direction.SUPPRESS_BOTH: Outcome.PUNISH,
     Direction.CORRECTION_OVER_CHOSEN: Outcome.PUNISH,
+    Direction.CORRECTION_OVER_BOTH: Outcome.PUNISH,
 }
 DIRECTIONS = {
     Outcome.INVERT: Direction.REJECTED_OVER_CHOSEN,

@@ -7,7 +7,6 @@ The tuning shift is tried in its own mix, in PKU's, and with a fifth of its verd
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from realigner.lab.tables import markdown, success_of
 
 HERE = Path(__file__).parent
 WORLDS: dict[str, dict[str, Any]] = {"own mix": {}, "PKU's mix": {"mix": "pku"}, "20 % noise": {"noise": 0.2}}
-RATES = (1e-4,)
-TRIALS: dict[str, tuple[str, dict[str, Any]]] = {
-    "DPO-Gold": ("dpo-gold", {}),
-    "confirm 1": ("trace", {"loss": {"confirm": 1.0}}),
-    "confirm 0.3": ("trace", {"loss": {"confirm": 0.3}}),
-    "confirm 0.1": ("trace", {"loss": {"confirm": 0.1}}),
-    "confirm 0": ("trace", {"loss": {"confirm": 0.0}}),
+TRIALS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
+    "DPO-Gold": ("dpo-gold", {}, (1e-4,)),
+    "confirm 1": ("over-chosen", {"loss": {"confirm": 1.0}}, (1e-4,)),
+    "confirm 0.3": ("over-chosen", {"loss": {"confirm": 0.3}}, (1e-4,)),
+    "confirm 0.1": ("over-chosen", {"loss": {"confirm": 0.1}}, (1e-4,)),
+    "confirm 0": ("over-chosen", {"loss": {"confirm": 0.0}}, (1e-4,)),
+    "correction over both": ("trace", {}, (1e-4, 2e-4, 4e-4)),
 }
 
 
@@ -32,7 +31,8 @@ def main() -> None:
     study = Study.load(HERE / "study.yaml")
     results = Results(HERE / "tuning")
     table = [["trial", "rate", *(f"{world}: agreement [nesting]" for world in WORLDS)]]
-    for (trial, (arm, changes)), rate in product(TRIALS.items(), RATES):
+    trials = [(name, arm, changes, rate) for name, (arm, changes, rates) in TRIALS.items() for rate in rates]
+    for trial, arm, changes, rate in trials:
         line = [trial, f"{rate:.0e}"]
         for world in WORLDS.values():
             found = []

@@ -26,7 +26,8 @@ def triage_inputs(recipe: Recipe, progress: Progress) -> Inputs:
         "data": {**_settings(recipe.data, "path"), "content": data_fingerprint(recipe.data, progress)},
         **_judge(recipe, recipe.oracle),
         "corrections": _corrections(recipe),
-        # Only where it is given, so that the keys of runs without it stay as they are.
+        # Only where they are given, so that the keys of runs without them stay as they are.
+        **({"corrections_over": "both"} if recipe.corrections and recipe.corrections.over == "both" else {}),
         **({"human": _content(recipe.human.path, "human.path")} if recipe.human else {}),
         **({"old_policy": _old_policy(recipe.old_policy)} if recipe.old_policy else {}),
         **previous_identity(recipe),

@@ -104,6 +104,9 @@ class CorrectionSettings(Section):
     """JSONL of `{id, correction}`; `id` is the pair's id in triage.parquet or in the data."""
     generate: GenerateCorrections | None = None
     """A writer for pairs that have no accepted correction yet. `null`: such pairs fall back to dual NPO."""
+    over: Literal["chosen", "both"] = "chosen"
+    """What a correction is preferred to in training: the chosen response alone, or both old responses, neither of which
+    complies. See losses.md."""
 
     @model_validator(mode="after")
     def _one_source(self) -> CorrectionSettings:

@@ -54,6 +54,7 @@ class Direction(StrEnum):
 
     REJECTED_OVER_CHOSEN = "rejected_over_chosen"
     CORRECTION_OVER_CHOSEN = "correction_over_chosen"
+    CORRECTION_OVER_BOTH = "correction_over_both"
     SUPPRESS_BOTH = "suppress_both"
     RETAIN = "retain"
     NONE = "none"

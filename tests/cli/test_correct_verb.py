@@ -189,6 +189,7 @@ def test_what_decides_the_candidates_is_in_the_key_of_triage_and_nothing_else_is
         key(f"{generate}.max_calls=5"),
         key(f"{generate}.journal=elsewhere.jsonl"),
         key(f"{generate}.writer.concurrency=1"),
+        key("corrections.over=chosen"),
     ]
     assert len(set(same)) == 1
     others = [
@@ -197,6 +198,7 @@ def test_what_decides_the_candidates_is_in_the_key_of_triage_and_nothing_else_is
         key(f"{generate}.temperature=0.1"),
         key(f"{generate}.most_similar=0.5"),
         key(f"{generate}.writer.model=other"),
+        key("corrections.over=both"),
         key(f"{generate}.second={{llm: {{kind: rules}}}}"),
     ]
     assert len({*same, *others}) == 1 + len(others)

@@ -67,6 +67,7 @@ def test_exactly_twelve_of_the_sixteen_label_pairs_are_undecided() -> None:
 
 def test_a_correction_turns_punish_only() -> None:
     assert direction(Outcome.PUNISH, has_correction=True) is Direction.CORRECTION_OVER_CHOSEN
+    assert direction(Outcome.PUNISH, has_correction=True, over="both") is Direction.CORRECTION_OVER_BOTH
     for other in set(Outcome) - {Outcome.PUNISH}:
         with pytest.raises(ValueError, match=f"only PUNISH takes a correction, not {other}"):
             direction(other, has_correction=True)

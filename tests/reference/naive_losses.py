@@ -23,6 +23,9 @@ def naive_loss(ratios: Mapping[str, Tensor], direction: Direction, settings: Los
             return minus_log_sigmoid(-beta * ratios["chosen"]) + minus_log_sigmoid(-beta * ratios["rejected"])
         case Direction.CORRECTION_OVER_CHOSEN:
             return minus_log_sigmoid(beta * (ratios["correction"] - ratios["chosen"]))
+        case Direction.CORRECTION_OVER_BOTH:
+            margins = [ratios["correction"] - ratios[old] for old in ("chosen", "rejected")]
+            return (minus_log_sigmoid(beta * margins[0]) + minus_log_sigmoid(beta * margins[1])) / 2
         case Direction.REJECTED_OVER_CHOSEN:
             delta = ratios["rejected"] - ratios["chosen"]
             if settings.invert == "ipo":

@@ -81,12 +81,15 @@ def naive(
             margin = ratio("rejected") - ratio("chosen")
         elif direction == "correction_over_chosen":
             margin = ratio("correction") - ratio("chosen")
+        elif direction == "correction_over_both":
+            margin = ratio("correction") - ratio("chosen")
+            loss = (-_log_sigmoid(beta * margin) - _log_sigmoid(beta * (ratio("correction") - ratio("rejected")))) / 2
         elif direction == "suppress_both":
             loss = torch.stack([-_log_sigmoid(-beta * ratio(name)) for name in ("chosen", "rejected")]).sum()
         elif outcome == "CONFIRM" and confirm:
             margin = ratio("chosen") - ratio("rejected")
         if margin is not None:
-            loss = -_log_sigmoid(beta * margin)
+            loss = -_log_sigmoid(beta * margin) if loss is None else loss
             found.note(f"{outcome}/margin", margin)
             found.note(f"{outcome}/accuracy", margin > 0)
         if loss is not None:

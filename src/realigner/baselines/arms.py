@@ -67,6 +67,8 @@ def trace_terms(task: Task, weights: dict[str, float] | None = None) -> list[Ter
                 terms.append(_term(pair, loss, "rejected", "chosen", weight=weight))
             case Direction.CORRECTION_OVER_CHOSEN:
                 terms.append(_term(pair, "dpo", "correction", "chosen", weight=weight))
+            case Direction.CORRECTION_OVER_BOTH:
+                terms.append(_term(pair, "over-both", "correction", "chosen", "rejected", weight=weight))
             case Direction.SUPPRESS_BOTH:
                 terms.append(_term(pair, "suppress", "chosen", "rejected", weight=weight))
     return terms
@@ -225,14 +227,19 @@ def _impact(**changes: Any) -> Arm:
 
 def _corrected(share: float) -> Arm:
     def arm(task: Task) -> Any:
-        return trace(replace_share(task, share))
+        return trace(_changed(task, corrected=share))
 
     return arm
 
 
-def replace_share(task: Task, share: float) -> Task:
-    """Return a task in which TRACE may use another share of the corrections."""
-    other = replace(task, corrected=share)
+def over_chosen(task: Task) -> Any:
+    """TRACE whose corrections are preferred to the chosen answer alone; nothing is said of the rejected one."""
+    return trace(_changed(task, over="chosen"))
+
+
+def _changed(task: Task, **changes: Any) -> Task:
+    """Return a task whose pairs are triaged otherwise; what was scored is shared."""
+    other = replace(task, **changes)
     for name in ("reference", "responses"):
         other.__dict__[name] = getattr(task, name)
     return other
@@ -260,6 +267,7 @@ ARMS: dict[str, Arm] = {
     "no-triage": no_triage,
     "no-kl": with_settings(trace, loss={"alpha_kl": 0.0}),
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
+    "over-chosen": over_chosen,
     "half-corrected": _corrected(0.5),
     "no-corrections": _corrected(0.0),
     "uniform": uniform,

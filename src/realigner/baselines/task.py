@@ -11,7 +11,7 @@ from realigner.model.logprobs import score_rows
 from realigner.model.rows import Row
 from realigner.recipe import ImpactSettings, LossSettings
 from realigner.records import Label, Outcome, Pair, TriagedPair, Verdict
-from realigner.triaging.outcomes import direction, outcome
+from realigner.triaging.outcomes import Over, direction, outcome
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class JudgedPair:
     correction_accepted: bool = True
     """What the oracle said of the correction; one it did not accept is used by no arm but DPO-Gold, which is told."""
 
-    def triaged(self, *, corrected: bool) -> TriagedPair:
+    def triaged(self, *, corrected: bool, over: Over = "both") -> TriagedPair:
         """Return the pair as triage would; a correction is used on PUNISH pairs only."""
         chosen, rejected = map(_label, (self.chosen_complies, self.rejected_complies))
         found = outcome(chosen, rejected)
         usable = corrected and self.correction_accepted and found is Outcome.PUNISH
         correction = self.correction if usable else None
-        way = direction(found, correction is not None)
+        way = direction(found, correction is not None, over)
         return TriagedPair(self.pair, "train", Verdict(chosen), Verdict(rejected), found, way, correction)
 
 
@@ -73,6 +73,7 @@ class Task:
         loss: β, α_KL and so on.
         impact: how impact weights are made.
         budget: the training.
+        over: whether TRACE's corrections are preferred to the chosen answer alone, or to both old ones.
     """
 
     load: Any
@@ -82,6 +83,7 @@ class Task:
     loss: LossSettings
     impact: ImpactSettings
     budget: Budget
+    over: Over = "both"
     facts: dict[str, Any] = field(default_factory=dict)
     """What an arm found on the way: the weights' diagnostics, for example."""
 
@@ -120,7 +122,7 @@ class Task:
         punished = seen = 0
         found = []
         for item in self.pairs:
-            one = item.triaged(corrected=True)
+            one = item.triaged(corrected=True, over=self.over)
             if one.outcome is Outcome.PUNISH and one.correction is not None:
                 punished += 1
                 if seen + 1 > self.corrected * punished + 1e-9:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from realigner.losses import dpo_loss, dual_npo_loss, ipo_loss, robust_dpo_loss
+from realigner.losses import dpo_loss, dual_npo_loss, ipo_loss, over_both_loss, robust_dpo_loss
 from realigner.model.rows import Row
 from realigner.recipe import LossSettings
 
@@ -58,6 +58,7 @@ TermLoss = Callable[[Tensor, LossSettings], Tensor]
 TERM_LOSSES: Mapping[str, TermLoss] = {
     "dpo": lambda r, s: dpo_loss(r[:, 0] - r[:, 1], s.beta),
     "ipo": lambda r, s: ipo_loss(r[:, 0] - r[:, 1], s.ipo_tau),
+    "over-both": lambda r, s: over_both_loss(r[:, 0], r[:, 1], r[:, 2], s.beta),
     "robust": lambda r, s: robust_dpo_loss(r[:, 0] - r[:, 1], s.beta, float(s.epsilon)),
     "suppress": lambda r, s: dual_npo_loss(r[:, 0], r[:, 1], s.beta),
     "npo": lambda r, s: npo_loss(r[:, 0], s.beta),

@@ -20,12 +20,14 @@ from realigner.lab.shifts import PRESETS, Changes, complies, draw_shift_pairs, s
 from realigner.lab.world import LabPair, write_answer
 from realigner.recipe import GoldSettings, ImpactSettings, LossSettings
 from realigner.records import Outcome, Pair, text_hash, user_prompt
+from realigner.triaging.outcomes import Over
 
 Correlation = Literal["independent", "correlated"]
 
 
 LOSS = LossSettings(confirm=1.0)
 IMPACT = ImpactSettings(weighting="uniform", gold=GoldSettings(kind="corrected"))
+OVER: Over = "both"
 """What the arm `trace` is, where a cell does not say otherwise: chosen on the tuning shift, see docs/findings.md."""
 
 
@@ -117,6 +119,7 @@ def make_task(
         loss=LossSettings.model_validate({**LOSS.model_dump(), **setting.loss}),
         impact=impact,
         budget=Budget(ceil(setting.pairs * setting.epochs / setting.batch), setting.batch, learning_rate, seed),
+        over=OVER,
     )
     key = (shift, seed, setting.pairs, setting.mix, setting.noise, setting.correlation)
     if key not in _SCORED or _SCORED[key][0] is not models[MODEL]:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from realigner.baselines import ARMS, UNTRAINED
 from realigner.errors import RecipeError, did_you_mean
 from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
-from realigner.lab.experiment import IMPACT, LOSS, Setting
+from realigner.lab.experiment import IMPACT, LOSS, OVER, Setting
 from realigner.lab.shifts import SHIFTS
 from realigner.lab.small_model import Size
 
@@ -180,7 +180,7 @@ class Cell:
             loss = {"beta": loss["beta"]}
             impact = {"gold": {n: impact["gold"][n] for n in ("kind", "size")}}
         else:
-            loss = {name: loss[name] for name in _LOSS}
+            loss = {**{name: loss[name] for name in _LOSS}, "corrections_over": OVER}
             impact = {**{n: impact[n] for n in _IMPACT}, "gold": {n: impact["gold"][n] for n in ("kind", "size")}}
         parts = [self.kind, self.shift, self.seed, self.arm, setting, loss, impact, lab_key(self.lab)]
         text = json.dumps([*parts, self.learning_rate], sort_keys=True)

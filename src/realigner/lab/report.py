@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from realigner.atomic import write_text
 from realigner.lab.aligned import NEEDED_AGREEMENT
 from realigner.lab.bars import bars
 from realigner.lab.paper import LABEL, MAIN
-from realigner.lab.plan import Block, Study, block_cells, searched_arms
+from realigner.lab.plan import Block, Cell, Study, block_cells, searched_arms
 from realigner.lab.study import Results, Row, searched
 from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean_of, summary
 
@@ -32,7 +33,9 @@ def write_tables(study: Study, results: Results) -> list[Path]:
         rows = results.of(cells)
         text = f"# {block.title or block.name}\n\n{len(rows)} of {len(cells)} cells are done.\n\n"
         if rows:
-            text += _alignment(rows) + _body(study, block, rows)
+            text += _alignment(rows) + (
+                _sweep(study, block, cells, results) if block.sweep else _body(study, block, rows)
+            )
         for suffix, content in ((".md", text), (".csv", _csv(rows))):
             path = directory / f"{block.name}{suffix}"
             write_text(path, content)
@@ -54,16 +57,11 @@ def _alignment(rows: Sequence[Row]) -> str:
 
 
 def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:
-    shifts = [s for s in block.shifts or study.shifts if any(row["shift"] == s for row in rows)]
+    shifts = _shifts(study, block, rows)
     if block.kind == "marginal":
         return _marginal(rows)
     if block.kind == "sequence":
         return _sequence(block, rows)
-    if block.sweep:
-        return "".join(
-            f"## {_point(block, point)}\n\n" + markdown(by_shift(group, block.arms, shifts)) + "\n"
-            for point, group in _points(block, rows)
-        )
     parts = [
         "Target agreement in percent by shift; intervals are 95 % (Student's t) over seeds.\n",
         markdown(by_shift(rows, block.arms, shifts)),
@@ -87,11 +85,25 @@ def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def _points(block: Block, rows: Sequence[Row]) -> list[tuple[tuple[Any, ...], list[Row]]]:
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(_at(row["setting"], key) for key in block.sweep), []).append(row)
-    return sorted(found.items(), key=lambda item: tuple(map(str, item[0])))
+def _shifts(study: Study, block: Block, rows: Sequence[Row]) -> list[str]:
+    return [s for s in block.shifts or study.shifts if any(row["shift"] == s for row in rows)]
+
+
+def _sweep(study: Study, block: Block, cells: Sequence[Cell], results: Results) -> str:
+    shifts = _shifts(study, block, results.of(cells))
+    return "".join(
+        f"## {_point(block, point)}\n\n" + markdown(by_shift(rows, block.arms, shifts)) + "\n"
+        for point, rows in _points(block, cells, results)
+    )
+
+
+def _points(block: Block, cells: Sequence[Cell], results: Results) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    """Return the rows at each point of a sweep, in its order. By cells: a row may be shared with another block."""
+    found: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(tuple(_at(asdict(cell.setting), key) for key in block.sweep), []).append(cell)
+    at = {point: results.of(own) for point, own in found.items()}
+    return [(point, rows) for point, rows in at.items() if rows]
 
 
 def _at(tree: Any, path: str) -> Any:

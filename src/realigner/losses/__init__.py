@@ -10,6 +10,7 @@ from realigner.losses.pairwise import (
     dual_npo_loss,
     forward_kl,
     ipo_loss,
+    over_both_loss,
     pair_losses,
     robust_dpo_loss,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "forward_kl",
     "ipo_loss",
     "objective",
+    "over_both_loss",
     "pair_losses",
     "robust_dpo_loss",
 ]

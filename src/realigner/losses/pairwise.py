@@ -55,6 +55,16 @@ def dual_npo_loss(
     return -logsigmoid(-beta * chosen) - logsigmoid(-beta * rejected)
 
 
+def over_both_loss(
+    correction: Float[Tensor, "*batch"], chosen: Float[Tensor, "*batch"], rejected: Float[Tensor, "*batch"], beta: float
+) -> Float[Tensor, "*batch"]:
+    """Return the mean of −log σ(β Δ(y_c, y_w)) and −log σ(β Δ(y_c, y_l)), which prefers y_c to both old responses.
+
+    Not in the TRACE paper, whose y_c goes over y_w alone; there y_l, as wrong, may gain what y_w loses.
+    """
+    return (dpo_loss(correction - chosen, beta) + dpo_loss(correction - rejected, beta)) / 2.0
+
+
 def forward_kl(
     policy_logits: Float[Tensor, "tokens vocab"], reference_logits: Float[Tensor, "tokens vocab"]
 ) -> Float[Tensor, " tokens"]:
@@ -96,6 +106,7 @@ def _preference(settings: LossSettings) -> Callable[[Tensor], Tensor]:
 CONFLICT_LOSSES: Mapping[Direction, Callable[[PairRatios, LossSettings], Tensor]] = {
     Direction.REJECTED_OVER_CHOSEN: lambda r, s: _preference(s)(r.rejected - r.chosen),
     Direction.CORRECTION_OVER_CHOSEN: lambda r, s: dpo_loss(r.correction - r.chosen, s.beta),
+    Direction.CORRECTION_OVER_BOTH: lambda r, s: over_both_loss(r.correction, r.chosen, r.rejected, s.beta),
     Direction.SUPPRESS_BOTH: lambda r, s: dual_npo_loss(r.chosen, r.rejected, s.beta),
 }
 

@@ -61,6 +61,8 @@ def responses_read(direction: Direction, outcome: Outcome, *, confirm: bool) -> 
             return ("rejected", "chosen")
         case Direction.CORRECTION_OVER_CHOSEN:
             return ("correction", "chosen")
+        case Direction.CORRECTION_OVER_BOTH:
+            return ("correction", "chosen", "rejected")
         case Direction.SUPPRESS_BOTH:
             return ("chosen", "rejected")
         case Direction.RETAIN if confirm and outcome == Outcome.CONFIRM:

@@ -31,6 +31,7 @@ ENDS = {
     Direction.REJECTED_OVER_CHOSEN: ("Reversed", "rejected over chosen"),
     Direction.SUPPRESS_BOTH: ("Suppressed", "both made less likely"),
     Direction.CORRECTION_OVER_CHOSEN: ("Corrected", "correction over chosen"),
+    Direction.CORRECTION_OVER_BOTH: ("Corrected", "correction over both"),
     Direction.RETAIN: ("Retained", "held to the original"),
     Direction.NONE: ("Not trained", "for human review"),
 }

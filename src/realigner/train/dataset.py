@@ -17,7 +17,7 @@ from realigner.errors import DataError, ModelError, WeightsError
 from realigner.model.chat import Encoder
 from realigner.model.encoded import RESPONSES, SCHEMA, add_reference, encode_triaged
 from realigner.recipe import LossSettings
-from realigner.records import Outcome, TriagedPair, Weight
+from realigner.records import Direction, Outcome, TriagedPair, Weight
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,14 @@ class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of the rows that train for each pair, prompts counted with each; from the file's offsets alone."""
-        table = self.pairs.with_format("arrow").select_columns([f"{name}_ids" for name in RESPONSES])[:]
+        names = [f"{name}_ids" for name in RESPONSES]
+        table = self.pairs.with_format("arrow").select_columns([*names, "direction"])[:]
         chosen, rejected, correction = (
-            pc.fill_null(pc.list_value_length(column), 0).to_numpy()[self._index] for column in table.columns
+            pc.fill_null(pc.list_value_length(table.column(name)), 0).to_numpy()[self._index] for name in names
         )
+        both = np.asarray(table.column("direction").to_pylist())[self._index] == Direction.CORRECTION_OVER_BOTH
         conflict = np.array([_IS_CONFLICT[outcome] for outcome in self.outcomes])
-        lengths: np.ndarray = chosen + conflict * np.where(correction > 0, correction, rejected)
+        lengths: np.ndarray = chosen + conflict * np.where(correction > 0, correction + both * rejected, rejected)
         return lengths
 
     def __len__(self) -> int:

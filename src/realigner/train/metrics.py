@@ -15,7 +15,12 @@ _CLASSES = (Outcome.INVERT, Outcome.PUNISH, Outcome.CONFIRM, Outcome.NEUTRAL)
 _KINDS = ("loss", "margin", "accuracy", *(f"{name}_logp_change" for name in RESPONSES), "kl")
 NAMES = ("kl", *(f"{outcome}/{kind}" for outcome, kind in product(_CLASSES, _KINDS)))
 # Which response training prefers and which it disfavours, as columns of (chosen, rejected, correction).
-_MARGINS = {Direction.REJECTED_OVER_CHOSEN: (1, 0), Direction.CORRECTION_OVER_CHOSEN: (2, 0), Direction.RETAIN: (0, 1)}
+_MARGINS = {
+    Direction.REJECTED_OVER_CHOSEN: (1, 0),
+    Direction.CORRECTION_OVER_CHOSEN: (2, 0),
+    Direction.CORRECTION_OVER_BOTH: (2, 0),  # over the old choice; so it can be compared with the line above
+    Direction.RETAIN: (0, 1),
+}
 
 
 class Metrics:

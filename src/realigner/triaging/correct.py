@@ -78,6 +78,7 @@ def correct(recipe: Recipe, output: Path, progress: Progress = SILENT, redo: boo
             oracle,
             corrections=index if len(index) else None,
             correct=made.corrector,
+            over=recipe.corrections.over if recipe.corrections else "chosen",
             human=read_human_verdicts(recipe.human.path, policy) if recipe.human else None,
             seed=recipe.seed,
             eval_fraction=recipe.data.eval_fraction,

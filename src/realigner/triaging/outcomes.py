@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from realigner.records import Direction, Label, Outcome
+
+Over = Literal["chosen", "both"]
 
 # (chosen complies, rejected complies); arXiv 2511.02623, stage 1. What the paper calls RETAIN is the lower half.
 _OUTCOMES = {
@@ -28,8 +32,13 @@ def outcome(chosen: Label, rejected: Label) -> Outcome:
     return _OUTCOMES[chosen is Label.COMPLIANT, rejected is Label.COMPLIANT]
 
 
-def direction(outcome: Outcome, has_correction: bool) -> Direction:
+def direction(outcome: Outcome, has_correction: bool, over: Over = "chosen") -> Direction:
     """Return which way training pushes a pair.
+
+    Args:
+        outcome: what its verdicts made of it.
+        has_correction: whether it has an accepted correction.
+        over: which of its old responses the correction is preferred to.
 
     Raises:
         ValueError: a correction for an outcome other than PUNISH, which takes none.
@@ -37,5 +46,5 @@ def direction(outcome: Outcome, has_correction: bool) -> Direction:
     if has_correction:
         if outcome is not Outcome.PUNISH:
             raise ValueError(f"only PUNISH takes a correction, not {outcome}")
-        return Direction.CORRECTION_OVER_CHOSEN
+        return Direction.CORRECTION_OVER_BOTH if over == "both" else Direction.CORRECTION_OVER_CHOSEN
     return _DIRECTIONS[outcome]

@@ -105,6 +105,7 @@ def _triage(run: Run, policy: Policy, oracle: Oracle) -> _Done:
             oracle,
             corrections=corrections if len(corrections) else None,
             correct=None if made is None else made.corrector,
+            over="chosen" if recipe.corrections is None else recipe.corrections.over,
             human=read_human_verdicts(recipe.human.path, policy) if recipe.human else None,
             seed=recipe.seed,
             eval_fraction=recipe.data.eval_fraction,

@@ -13,7 +13,7 @@ from realigner.progress import SILENT, Progress
 from realigner.records import Correction, Judgement, Outcome, Pair, TriagedPair, Verdict
 from realigner.triaging.corrections import CorrectionIndex, refuse_judged, refuse_unasked
 from realigner.triaging.human import HumanVerdicts
-from realigner.triaging.outcomes import direction, outcome
+from realigner.triaging.outcomes import Over, direction, outcome
 from realigner.triaging.tally import TriageTally
 
 Corrections = Mapping[str, Correction] | CorrectionIndex
@@ -27,6 +27,7 @@ def triage(
     *,
     corrections: Corrections | None = None,
     correct: Correct | None = None,
+    over: Over = "chosen",
     human: HumanVerdicts | None = None,
     seed: int = 0,
     eval_fraction: float = 0.1,
@@ -41,6 +42,7 @@ def triage(
         oracle: judges responses, and corrections before they are used.
         corrections: proposed y_c by pair id; used for PUNISH pairs where the oracle finds them compliant.
         correct: finds accepted y_c for PUNISH pairs that have none yet; it judges what it proposes itself.
+        over: whether a correction is preferred to the chosen response alone, or to both old ones.
         human: verdicts of people on single responses; they stand in the place of the oracle's.
         seed: of the split into train and eval, which goes by prompt.
         eval_fraction: share of prompts held out, in expectation.
@@ -58,7 +60,7 @@ def triage(
     tally = TriageTally() if tally is None else tally
     total = len(pairs) if isinstance(pairs, Sized) else None
     return _stream(
-        iter(pairs), oracle, corrections, correct, human, seed, eval_fraction, batch_size, tally, progress, total
+        iter(pairs), oracle, corrections, correct, over, human, seed, eval_fraction, batch_size, tally, progress, total
     )
 
 
@@ -67,6 +69,7 @@ def _stream(
     oracle: Oracle,
     corrections: Corrections | None,
     correct: Correct | None,
+    over: Over,
     human: HumanVerdicts | None,
     seed: int,
     eval_fraction: float,
@@ -97,7 +100,7 @@ def _stream(
                     chosen_verdict=chosen,
                     rejected_verdict=rejected,
                     outcome=found,
-                    direction=direction(found, correction is not None),
+                    direction=direction(found, correction is not None, over),
                     correction=correction,
                 )
                 tally.add(triaged)

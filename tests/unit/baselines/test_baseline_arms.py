@@ -59,7 +59,7 @@ def test_the_loop_computes_the_objective_of_trace_trainer(
         for p in model.parameters():  # away from the reference, so that no term is trivial
             p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     terms = trace_terms(task)[:16]
-    assert {t.loss for t in terms} >= {"", "dpo", "suppress"}
+    assert {t.loss for t in terms} >= {"", "dpo", "over-both", "suppress"}
     ours = Training(model, task.reference, task.loss, task.budget).value(terms)
     arguments = TraceConfig(output_dir=str(tmp_path), loss=task.loss, use_cpu=True, per_device_train_batch_size=16)
     kept = {t.id for t in terms}
@@ -184,7 +184,7 @@ def test_the_uniform_control_trains_on_the_very_conflicts_that_impact_weights_tr
 def test_the_stated_share_of_corrections_is_used(make_task: Callable[..., Task], share: float) -> None:
     triaged = make_task(corrected=share).triaged
     punished = [t for t in triaged if t.outcome is Outcome.PUNISH]
-    used = sum(t.direction is Direction.CORRECTION_OVER_CHOSEN for t in punished)
+    used = sum(t.direction is Direction.CORRECTION_OVER_BOTH for t in punished)
     assert abs(used - share * len(punished)) < 1
 
 

@@ -36,6 +36,7 @@ def impact(**changes: Any) -> ImpactSettings:
     [
         (Direction.REJECTED_OVER_CHOSEN, {"rejected": -0.2, "chosen": 0.2}),
         (Direction.CORRECTION_OVER_CHOSEN, {"correction": -0.2, "chosen": 0.2}),
+        (Direction.CORRECTION_OVER_BOTH, {"correction": -0.2, "chosen": 0.1, "rejected": 0.1}),
         (Direction.SUPPRESS_BOTH, {"chosen": 0.2, "rejected": 0.2}),
     ],
 )

@@ -19,6 +19,7 @@ from realigner.losses import (
     dual_npo_loss,
     forward_kl,
     ipo_loss,
+    over_both_loss,
     pair_losses,
     robust_dpo_loss,
 )
@@ -28,7 +29,12 @@ from realigner.records import Direction
 QUICK = settings(deadline=None, max_examples=60, derandomize=True)
 ratios = st.floats(-30, 30)
 betas = st.floats(0.01, 2)
-CONFLICTS = (Direction.REJECTED_OVER_CHOSEN, Direction.CORRECTION_OVER_CHOSEN, Direction.SUPPRESS_BOTH)
+CONFLICTS = (
+    Direction.REJECTED_OVER_CHOSEN,
+    Direction.CORRECTION_OVER_CHOSEN,
+    Direction.CORRECTION_OVER_BOTH,
+    Direction.SUPPRESS_BOTH,
+)
 
 
 def number(value: float) -> Tensor:
@@ -51,6 +57,12 @@ def test_ipo_by_a_worked_number() -> None:
 def test_robust_dpo_by_a_worked_number() -> None:
     # ε = 0.1, β Δ = 0.6: (0.9 · 0.437487950 − 0.1 · 1.037487950) / 0.8
     assert robust_dpo_loss(number(2.0), 0.3, 0.1).item() == pytest.approx(0.3624879504857, abs=1e-10)
+
+
+def test_a_correction_over_both_by_a_worked_number() -> None:
+    # β = 0.3, r = (1, −1, 3): Δ = (2, −2); (log(1 + e^−0.6) + log(1 + e^0.6)) / 2 = (0.437487950 + 1.037487950) / 2
+    found = over_both_loss(number(1.0), number(-1.0), number(3.0), 0.3)
+    assert found.item() == pytest.approx(0.737487950485, abs=1e-10)
 
 
 def test_dual_npo_by_a_worked_number() -> None:
@@ -264,6 +276,7 @@ def test_a_gradient_step_moves_each_response_the_way_its_direction_says(directio
     wanted = {
         Direction.REJECTED_OVER_CHOSEN: {"rejected": 1, "chosen": -1},
         Direction.CORRECTION_OVER_CHOSEN: {"correction": 1, "chosen": -1},
+        Direction.CORRECTION_OVER_BOTH: {"correction": 1, "chosen": -1, "rejected": -1},
         Direction.SUPPRESS_BOTH: {"chosen": -1, "rejected": -1},
     }[direction]
     parts = {n: torch.zeros(1, requires_grad=True) for n in ("chosen", "rejected", "correction")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import pytest
 
@@ -11,6 +12,7 @@ from realigner.errors import DataError
 from realigner.oracle import ScriptedOracle
 from realigner.records import Correction, Direction, Judgement, Label, Outcome, Pair, TriagedPair, user_prompt
 from realigner.triaging import CorrectionIndex, TriageTally, triage
+from realigner.triaging.outcomes import Over
 
 LABELS = {"g": Label.COMPLIANT, "b": Label.NON_COMPLIANT, "u": Label.UNSURE, "i": Label.INVALID}
 
@@ -47,6 +49,18 @@ def test_a_compliant_correction_of_a_punish_pair_is_used_and_sets_the_direction(
         (Outcome.PUNISH, Direction.SUPPRESS_BOTH, None),
     ]
     assert counts == {"accepted": 1, "refused": refused(), "written": 0, "unknown": 0}
+
+
+def test_a_correction_over_both_sets_another_direction_and_nothing_else() -> None:
+    corrections = {"1": Correction("1", "good", "c.jsonl")}
+    found = [
+        list(triage([pair("1"), pair("2")], ScriptedOracle(by_first_letter), corrections=corrections, over=over))
+        for over in get_args(Over)
+    ]
+    by = dict(zip(get_args(Over), found, strict=True))
+    assert [t.direction for t in by["chosen"]] == [Direction.CORRECTION_OVER_CHOSEN, Direction.SUPPRESS_BOTH]
+    assert [t.direction for t in by["both"]] == [Direction.CORRECTION_OVER_BOTH, Direction.SUPPRESS_BOTH]
+    assert [(t.outcome, t.correction) for t in by["both"]] == [(t.outcome, t.correction) for t in by["chosen"]]
 
 
 @pytest.mark.parametrize(
