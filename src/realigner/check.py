@@ -17,7 +17,7 @@ from realigner.chain.previous import chain_of, load_previous
 from realigner.data import DataTally, read_pairs, split_of
 from realigner.discover.use import OldPolicy
 from realigner.errors import GateNotMet, GoldError, ModelError, RealignerError, RunDirError
-from realigner.evaluate.parts import parts_inputs
+from realigner.evaluate.parts import configured, parts_inputs
 from realigner.manifest import MANIFEST
 from realigner.oracle import Oracle, build_oracle
 from realigner.oracle.build import judged_by, look_into_oracle
@@ -116,6 +116,9 @@ def check(recipe: Recipe, progress: Progress = SILENT) -> list[Finding]:
         with findings.about("evaluate"):
             parts = parts_inputs(recipe.evaluate)
             findings.ok("evaluate", f"measures {', '.join(parts) or 'nothing beyond agreement, KL and perplexity'}")
+            for part, section in configured(recipe.evaluate):
+                for line in part.check(section):
+                    (findings.warn if "WARNING" in line else findings.ok)("evaluate", f"{part.name}: {line}")
         if policy is not None:
             with findings.about("oracle"), look_into_oracle(recipe.oracle, policy, recipe.output) as oracle:
                 _check_oracle(recipe, oracle, seen, findings)

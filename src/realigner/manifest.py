@@ -49,7 +49,31 @@ def differences(old: Inputs, new: Inputs) -> list[str]:
     before, after = _flat(old), _flat(new)
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     near = [name for name in names if not name.startswith(f"{UPSTREAM}.")]
-    return [f"{name} {_show(before, name)} -> {_show(after, name)}" for name in near]
+    shown: dict[str, str] = {}
+    for name in near:
+        whole = _whole_section(name, before, after)
+        if whole is None:
+            shown[name] = f"{name} {_show(before, name)} -> {_show(after, name)}"
+        elif whole != "":
+            shown[whole] = f"{whole} none -> given" if name in after else f"{whole} given -> none"
+    return list(shown.values())
+
+
+def _whole_section(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Return the section that came or went with this leaf as a whole; None where the leaf alone changed.
+
+    An empty string for what is left of a section that is empty now, or was: its leaves say so.
+    """
+    with_it, without = (after, before) if name in after else (before, after)
+    if with_it[name] == {} and any(other.startswith(f"{name}.") for other in without):
+        return ""
+    parts = name.split(".")
+    for depth in range(2, len(parts)):
+        section = ".".join(parts[:depth])
+        inside = [other for other in with_it if other.startswith(f"{section}.")]
+        if len(inside) > 1 and not any(other == section or other.startswith(f"{section}.") for other in without):
+            return section
+    return None
 
 
 def _flat(inputs: Inputs, prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from realigner.data import DataTally, read_pairs, split_of
 from realigner.errors import RealignerError
+from realigner.evaluate.parts import configured
 from realigner.oracle import PolicyOracle
 from realigner.oracle.build import judged_by, look_into_oracle
 from realigner.oracle.plan import Plan, Planner
@@ -27,7 +28,7 @@ class Forecast:
     Args:
         plans: of each stage; None where all of its rules are computed.
         refusal: why a limit would keep the run from starting, or an empty string.
-        writer: what else is said of a stage: of corrections that will be written.
+        writer: what else is said of a stage: of corrections that will be written, of the parts of `measure`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Forecast:
         for stage, plan in self.plans.items():
             said = ["its rules are computed, no judge is asked"] if plan is None else plan.lines()
             lines += [f"{stage}: {line}" for line in (*said, *self.writer.get(stage, ()))]
+        lines += [f"measure: {line}" for line in self.writer.get("measure", ())]
         return [*lines, *([f"refused: {self.refusal}"] if self.refusal else ["nothing was asked"])]
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +73,14 @@ def forecast(recipe: Recipe, stages: Sequence[str] = JUDGING, progress: Progress
                 refusals.append(f"{stage}: {error}")
             # What one stage takes is not there for the next.
             judged.meter.spent.calls += plan.calls
-    return Forecast(plans, "; ".join(refusals), {"triage": writer_lines(recipe)} if "triage" in stages else None)
+    said = {"triage": writer_lines(recipe)} if "triage" in stages else {}
+    if tuple(stages) == JUDGING:
+        said["measure"] = [
+            f"{part.name}: {line}"
+            for part, section in configured(recipe.evaluate)
+            for line in part.asks(section, recipe)
+        ]
+    return Forecast(plans, "; ".join(refusals), said)
 
 
 def with_limits(recipe: Recipe, max_calls: int | None, max_cost: float | None) -> Recipe:

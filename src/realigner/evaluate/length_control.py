@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ LEAST = 10
 """Comparisons below which nothing is said."""
 LARGEST = 12.0
 """A coefficient beyond this means that length or its absence separates wins from losses."""
+SEPARATED = "wins and losses are separated by length, so there is no estimate at equal length"
 
 
 def length_controlled(
@@ -47,6 +49,8 @@ def length_controlled(
         return None, f"{len(number)} prompts are too few for a regression on length (at least {LEAST})"
     if np.ptp(y) == 0:
         return None, "every comparison came out the same, which length cannot be taken out of"
+    if _separated(y, delta):
+        return None, SEPARATED
     spread = float(np.sqrt(np.mean(delta**2)))
     columns = [np.ones(len(y))]
     if spread > 0:
@@ -62,7 +66,7 @@ def length_controlled(
         )
     theta, error = float(fit.params[0]), float(fit.bse[0])
     if not fit.converged or not np.all(np.abs(fit.params) < LARGEST) or not np.isfinite(error):
-        return None, "wins and losses are separated by length, so there is no estimate at equal length"
+        return None, SEPARATED
     reach = float(t.ppf(0.975, len(number) - design.shape[1])) * error
     return (
         Figure(
@@ -76,3 +80,12 @@ def length_controlled(
         ),
         "",
     )
+
+
+def _separated(scores: Any, differences: Any) -> bool:
+    """Say whether length alone tells wins from losses; ties would then fit a curve to what has no estimate."""
+    won, lost = differences[scores == 1], differences[scores == 0]
+    if len(won) and len(lost):
+        return bool(lost.max() < won.min() or won.max() < lost.min())
+    decided = won if len(won) else lost
+    return len(decided) > 0 and bool(decided.min() > 0 or decided.max() < 0)

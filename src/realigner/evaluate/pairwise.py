@@ -17,6 +17,7 @@ from realigner.discover.llm import PairwiseJudge
 from realigner.discover.llm_text import both_of, two_responses
 from realigner.errors import OracleError
 from realigner.oracle.judge import RuleAnswer, RuleJudge, RuleQuestion
+from realigner.oracle.remember import check_judge
 from realigner.oracle.verdict_lines import check_keys, lines_of, read_prompt, read_text, refusal, shorten
 from realigner.policy import Policy, Rule
 from realigner.policy.prompt import fenced, new_nonce, rule_wording
@@ -209,6 +210,9 @@ class _LocalPairJudge:
     @property
     def identity(self) -> str:
         return f"better/{VERSION}:{self._judge.identity}"
+
+    def check(self) -> str:
+        return check_judge(self._judge)
 
     def answer(self, questions: Sequence[RuleQuestion]) -> Iterator[tuple[int, RuleAnswer]]:
         return self._judge.answer(questions)

@@ -1,8 +1,8 @@
 """The stage `measure`: the parts of the evaluation that a recipe asks for, in a fixed order, each resumable by itself.
 
 A part is one function `measure(settings, comparison) -> Evidence` and one light function `inputs(settings)` that
-returns the identities of the files it reads. A new part is these two, its section in `recipe_evaluate.py`, and one
-line in `PARTS`.
+returns the identities of the files it reads; it may have `check(settings)` and `asks(settings, recipe)`, see `Part`. A
+new part is these, its section in `recipe_evaluate.py`, and one line in `PARTS`.
 """
 
 from __future__ import annotations
@@ -57,6 +57,20 @@ class Part:
         """Return the identities of the files that the settings name."""
         read: Callable[[Any], dict[str, Any]] = import_module(self.inputs_home or self.home).inputs
         return read(settings)
+
+    def check(self, settings: Any) -> list[str]:
+        """Return what the part says of itself before anything is computed, if it says anything: one line each.
+
+        Raises:
+            RealignerError: it cannot be measured as asked, e.g. a server cannot be reached.
+        """
+        own: Callable[[Any], list[str]] | None = getattr(import_module(self.home), "check", None)
+        return [] if own is None else own(settings)
+
+    def asks(self, settings: Any, recipe: Recipe) -> list[str]:
+        """Return what the part would ask of judges, one line each; empty where it asks nobody."""
+        own: Callable[[Any, Recipe], list[str]] | None = getattr(import_module(self.home), "asks", None)
+        return [] if own is None else own(settings, recipe)
 
 
 PARTS: tuple[Part, ...] = (

@@ -32,7 +32,8 @@ from realigner.oracle.remember import check_judge
 from realigner.oracle.store import VerdictStore
 from realigner.policy import Policy
 from realigner.progress import Progress
-from realigner.recipe_evaluate import PolicyPairSettings, WinRateSettings
+from realigner.recipe import Recipe
+from realigner.recipe_evaluate import PolicyPairSettings, ScriptedPairSettings, WinRateSettings
 from realigner.records import Label, Message, Prompt, text_hash
 from realigner.spent import Spent
 
@@ -72,6 +73,25 @@ def inputs(settings: WinRateSettings) -> dict[str, Any]:
     """Return who chooses."""
     judge = settings.judge
     return {"judge": "policy" if isinstance(judge, PolicyPairSettings) else build_pair_judge(judge).identity}
+
+
+def check(settings: WinRateSettings) -> list[str]:
+    """Say whether the judge can be asked.
+
+    Raises:
+        OracleError: it cannot: no server, a wrong key, no model.
+    """
+    if isinstance(settings.judge, PolicyPairSettings):
+        return []
+    return [check_judge(build_pair_judge(settings.judge))]
+
+
+def asks(settings: WinRateSettings, recipe: Recipe) -> list[str]:
+    """Say how many questions the judge is asked."""
+    if isinstance(settings.judge, PolicyPairSettings | ScriptedPairSettings):
+        return []
+    prompts = min(recipe.generate.prompts, settings.prompts or recipe.generate.prompts)
+    return [f"at most {2 * prompts * recipe.generate.samples:,} questions on two answers each, less those remembered"]
 
 
 def measure(settings: WinRateSettings, comparison: Comparison) -> Evidence:

@@ -70,6 +70,8 @@ def test_repeating_every_comparison_of_a_prompt_leaves_the_interval_as_wide() ->
         ([1.0] * 20, range(20), "every comparison came out the same"),
         ([1.0, 0.0] * 10, [7] * 20, "the differences of length are all the same"),
         ([float(d > 0) for d in range(-10, 11)], range(-10, 11), "wins and losses are separated by length"),
+        ([1.0, 0.5, 0.5] * 7, [9, 0, -1] * 7, "wins and losses are separated by length"),
+        ([0.0, 1.0, 0.5] * 7, [9, -5, 2] * 7, "wins and losses are separated by length"),
         ([1.0, 0.0], [1, 2], "2 prompts are too few"),
     ],
 )

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import tiny
 
-from realigner.errors import RecipeError, RunDirError
+from realigner.errors import RecipeError, RunDirError, StaleKeyError
 from realigner.evaluate import parts
 from realigner.evaluate.evidence import Evidence, Source, Table, columns, read_evidence
 from realigner.evaluate.parts import PARTS, Comparison, Part, file_identity, measure_parts, parts_inputs
@@ -128,6 +128,17 @@ def test_a_part_is_kept_when_another_changes(tmp_path: Path, ran: list[str], mod
     measured(tmp_path / "run", model, redo=True, two={})
     assert ran == ["one", "two", "one"]
     assert list(read_evidence(tmp_path / "run")) == ["two"], "a part that is no longer asked for is not shown"
+
+
+def test_a_part_that_is_added_to_a_run_is_refused_in_a_few_words(tmp_path: Path, ran: list[str], model: Path) -> None:
+    measured(tmp_path / "run", model)
+    with pytest.raises(StaleKeyError, match=r"stage 'measure': evaluate\.one none -> given: its stored"):
+        measured(tmp_path / "run", model, one={})
+    measured(tmp_path / "run", model, redo=True, one={}, two={})
+    with pytest.raises(StaleKeyError, match=r"stage 'measure': evaluate\.two given -> none: its stored"):
+        measured(tmp_path / "run", model, one={})
+    with pytest.raises(StaleKeyError, match=r"stage 'measure': evaluate\.two\.level 1 -> 2: its stored"):
+        measured(tmp_path / "run", model, one={}, two={"level": 2})
 
 
 def test_a_part_whose_rows_are_damaged_is_measured_again(tmp_path: Path, ran: list[str], model: Path) -> None:

@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from bakery import bakery
 
-from realigner.errors import RecipeError
+from realigner.errors import OracleError, RecipeError
 from realigner.evaluate.evidence import Evidence, read_evidence
 from realigner.evaluate.pairwise import Asked, Choice, Match, Winner
 from realigner.evaluate.statistics import share_interval, sign_p
-from realigner.evaluate.win_rate import Compared, summarise
+from realigner.evaluate.win_rate import Compared, check, summarise
 from realigner.pipeline import run
+from realigner.planning import forecast, with_limits
 from realigner.recipe import Recipe
+from realigner.recipe_evaluate import WinRateSettings
 from realigner.records import user_prompt
 from realigner.runs import StoredRun
 
@@ -164,3 +166,29 @@ def test_a_limit_on_money_needs_prices(content: dict[str, Any]) -> None:
     content["evaluate"]["win_rate"] = {"max_cost": 1}
     with pytest.raises(RecipeError, match=r"max_cost needs win_rate\.prices"):
         Recipe.parse(content)
+
+
+def test_a_judge_that_cannot_be_asked_is_known_before_anything_is_computed() -> None:
+    server = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "m", "output": "plain", "budget": 0.2}
+    settings = WinRateSettings.model_validate({"judge": server})
+    with pytest.raises(OracleError, match=r"127\.0\.0\.1:9"):
+        check(settings)
+    assert check(WinRateSettings()) == []
+
+
+def test_a_dry_run_says_how_often_the_judge_is_asked(content: dict[str, Any]) -> None:
+    server = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "m", "output": "plain"}
+    content["evaluate"]["win_rate"] = {"judge": server, "prompts": 30}
+    content["generate"] = {"prompts": 50, "samples": 2, "temperature": 1}
+    asked = "measure: win_rate: at most 120 questions on two answers each, less those remembered"
+    assert asked in forecast(Recipe.parse(content)).lines()
+    content["evaluate"]["win_rate"] = {}
+    assert not any(line.startswith("measure") for line in forecast(Recipe.parse(content)).lines())
+
+
+def test_limits_of_the_command_line_hold_for_the_judge_of_pairs(content: dict[str, Any]) -> None:
+    server = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    content["evaluate"]["win_rate"] = {"judge": server}
+    limited = with_limits(Recipe.parse(content), 7, None)
+    assert limited.evaluate.win_rate is not None
+    assert limited.evaluate.win_rate.max_calls == 7

@@ -28,6 +28,7 @@ from realigner.evaluate.stress.refusal import VERSION, refusal
 from realigner.evaluate.stress.tables import tables
 from realigner.oracle import RuleOracle
 from realigner.policy import Policy
+from realigner.recipe import Recipe
 from realigner.recipe_evaluate import StressSettings
 from realigner.records import Judgement, Label, Prompt, prompt_key, prompt_text
 from realigner.triaging import read_triage
@@ -46,19 +47,51 @@ ROWS = pa.schema(
 
 
 def inputs(settings: StressSettings) -> dict[str, Any]:
-    """Return the identities of the prompts, and the versions of attacks and of what counts as a refusal."""
+    """Return the identities of the prompts, and the versions of attacks and of what counts as a refusal.
+
+    Raises:
+        RecipeError: a file is not there.
+        DataError: it cannot be read; known before anything is computed.
+    """
     from realigner.evaluate.parts import file_identity
 
     def identity(name: str) -> str | None:
         path = getattr(settings, name)
         return None if path is None else file_identity(path, f"evaluate.stress.{name}")
 
+    found = {name: identity(name) for name in ("prompts", "over_refusal")}
+    check(settings)
     return {
-        "prompts": identity("prompts"),
-        "over_refusal": identity("over_refusal"),
+        **found,
         "attacks": {name: ATTACKS[name].version for name in settings.attacks},
         "refusal": VERSION,
     }
+
+
+def check(settings: StressSettings) -> list[str]:
+    """Read the prompts; say how many there are.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    said = []
+    if settings.prompts is not None:
+        requests = len(read_targets(Path(settings.prompts), settings.column))
+        asked = min(requests, settings.limit or requests)
+        said.append(f"{asked:,} of {requests:,} requests, as they stand and under {len(settings.attacks)} attacks")
+    if settings.over_refusal is not None:
+        found = read_safety_prompts(Path(settings.over_refusal))
+        said.append(f"{len(found['safe']):,} safe and {len(found['unsafe']):,} unsafe prompts for over-refusal")
+    return said
+
+
+def asks(settings: StressSettings, recipe: Recipe) -> list[str]:
+    """Say how many answers are judged."""
+    if settings.prompts is None or recipe.evaluation_oracle.kind != "judges":
+        return []
+    requests = len(read_targets(Path(settings.prompts), settings.column))
+    answers = 2 * min(requests, settings.limit or requests) * (1 + len(settings.attacks))
+    return [f"at most {answers:,} answers to attacks judged by every rule, as in evaluate, less those remembered"]
 
 
 def measure(settings: StressSettings, comparison: Comparison) -> Evidence:
@@ -251,4 +284,4 @@ def _row(side: str, each: Answered) -> dict[str, Any]:
 def _source(name: str, path: str, n: int) -> Source:
     from realigner.atomic import hash_of
 
-    return Source(name, hash_of(Path(path)).rpartition(":")[2], n, path)
+    return Source(name, hash_of(Path(path)).rpartition(":")[2], n, Path(path).name)

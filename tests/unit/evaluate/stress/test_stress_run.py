@@ -15,7 +15,7 @@ from realigner.evaluate.evidence import Evidence
 from realigner.evaluate.parts import Comparison
 from realigner.evaluate.stress.attacks import ATTACKS
 from realigner.evaluate.stress.items import newly_allowed, read_safety_prompts, read_targets
-from realigner.evaluate.stress.run import inputs, measure
+from realigner.evaluate.stress.run import asks, check, inputs, measure
 from realigner.model.generate import Response
 from realigner.oracle import ScriptedOracle
 from realigner.policy import Policy
@@ -319,3 +319,20 @@ def test_the_inputs_are_the_files_and_the_versions(files: Path) -> None:
         StressSettings()
     with pytest.raises(ValueError, match="names 'encoding' twice"):
         StressSettings(prompts="p", attacks=("encoding", "encoding"))
+
+
+def test_what_will_be_asked_is_said_before_and_prompts_that_cannot_be_read_stop_it(files: Path) -> None:
+    settings = StressSettings(prompts=str(files / "advbench.csv"), over_refusal=str(files / "xstest.csv"), limit=4)
+    assert check(settings) == [
+        "4 of 10 requests, as they stand and under 8 attacks",
+        "8 safe and 4 unsafe prompts for over-refusal",
+    ]
+    judge = {"kind": "judges", "llm": {"kind": "rules"}}
+    recipe = scripted(files, lambda *_: "", oracle=judge).recipe
+    assert asks(settings, recipe) == [
+        "at most 72 answers to attacks judged by every rule, as in evaluate, less those remembered"
+    ]
+    assert asks(settings, scripted(files, lambda *_: "").recipe) == [], "rules cost nothing"
+    (files / "xstest.csv").write_text("prompt,label\nHow?,harmless\n")
+    with pytest.raises(DataError, match="label 'harmless'"):
+        inputs(settings)
