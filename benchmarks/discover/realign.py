@@ -58,43 +58,46 @@ def of_seed(seed: int, quick: bool) -> list[dict[str, Any]]:
     return [{"seed": seed, **said, **row} for row in rows]
 
 
-def over_seeds(values: list[float]) -> dict[str, Any]:
-    """The mean and its 95 % interval by Student's t; the values themselves beside it."""
+def difference(rows: dict[int, float], alone: dict[int, float]) -> dict[str, Any]:
+    """The mean of the differences seed by seed, with Student's 95 % interval; the differences themselves beside it."""
     from scipy.stats import t
 
-    found: dict[str, Any] = {"mean": round(fmean(values), 4), "values": [round(value, 4) for value in values]}
+    values = [value - alone[seed] for seed, value in rows.items()]
+    found: dict[str, Any] = {"mean": round(fmean(values), 4), "by_seed": [round(value, 4) for value in values]}
     if len(values) > 1:
         half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / sqrt(len(values))
-        found |= {"low": round(found["mean"] - half, 4), "high": round(found["mean"] + half, 4)}
+        found |= {"low": round(fmean(values) - half, 4), "high": round(fmean(values) + half, 4)}
     return found
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    measured = {
+        name: {
+            "agreement": {r["seed"]: r["agreement"]["after"]["value"] for r in rows if r["old_policy"] == name},
+            "kl": {r["seed"]: r["kl"]["value"] for r in rows if r["old_policy"] == name},
+        }
+        for name in dict.fromkeys(r["old_policy"] for r in rows)
+    }
+    for name, figures in measured.items():
+        summary[name] = {
+            **{key: {seed: round(value, 4) for seed, value in values.items()} for key, values in figures.items()},
+            "left_out": [r["left_out"] for r in rows if r["old_policy"] == name],
+            "flagged": [r["flagged"] for r in rows if r["old_policy"] == name],
+        }
+        if name != "none":
+            summary[name] |= {
+                f"{key}_minus_none": difference(values, measured["none"][key]) for key, values in figures.items()
+            }
+    return summary
 
 
 def main() -> None:
     given = arguments(__doc__)
     seeds = SEEDS[:1] if given.quick else SEEDS
     rows = [row for seed in seeds for row in of_seed(seed, given.quick)]
-    alone = {row["seed"]: row for row in rows if row["old_policy"] == "none"}
-    summary = {}
-    for name in ("none", "documented", "recovered"):
-        group = [row for row in rows if row["old_policy"] == name]
-        if group:
-            after = {row["seed"]: row["agreement"]["after"]["value"] for row in group}
-            kl = {row["seed"]: row["kl"]["value"] for row in group}
-            summary[name] = {
-                "agreement": over_seeds(list(after.values())),
-                "kl": over_seeds(list(kl.values())),
-                "left_out": [row["left_out"] for row in group],
-                "flagged": [row["flagged"] for row in group],
-            }
-            if name != "none":
-                summary[name] |= {
-                    "agreement_minus_none": over_seeds(
-                        [value - alone[seed]["agreement"]["after"]["value"] for seed, value in after.items()]
-                    ),
-                    "kl_minus_none": over_seeds([value - alone[seed]["kl"]["value"] for seed, value in kl.items()]),
-                }
     config = {"seeds": list(seeds), "anchors": ANCHORS, "recovered": sum(r["old_policy"] == "recovered" for r in rows)}
-    write(given.json, "discover.realign", config=config, rows=rows, ratios=summary)
+    write(given.json, "discover.realign", config=config, rows=rows, ratios=summarise(rows))
 
 
 if __name__ == "__main__":
