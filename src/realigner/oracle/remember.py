@@ -16,7 +16,7 @@ from realigner.policy import Rule
 from realigner.records import Judgement, Label, RuleVerdict
 from realigner.spent import Spent
 
-AHEAD = 256
+AHEAD = 512
 """Questions that are looked up together, while those before them are being answered."""
 
 

@@ -110,10 +110,9 @@ class VerdictStore:
         """
         if any(verdict.label is Label.INVALID for _, verdict in verdicts):
             raise ValueError("an invalid verdict is never stored")
-        provenance = json.dumps(finite(facts), sort_keys=True, allow_nan=False)
+        provenance, texts = _facts(facts), _texts(question)
         with self._transaction():
-            known = self._ids([question])[0]
-            asked = self._insert_question(question) if known is None else known
+            asked = self._question(*texts)
             for rule, verdict in verdicts:
                 key = (asked, self._intern_judge(judge), self._intern_rule(rule, verdict.rule))
                 self._database.execute(
@@ -233,14 +232,20 @@ class VerdictStore:
             found += [places.get((digest, *texts)) for digest, texts in zip(digests, wanted, strict=True)]
         return found
 
-    def _insert_question(self, question: Judgement) -> int:
-        messages, response = _texts(question)
-        digest = digest_of(messages)
-        rows = self._rows("SELECT id, messages FROM prompts WHERE digest = ?", (digest,))
+    def _question(self, messages: str, response: str) -> int:
+        """Return the id of a question, which is put in where it is new; inside a transaction."""
+        execute, digest, whole = self._database.execute, digest_of(messages), digest_of(messages, response)
+        for place, text, other in execute(
+            "SELECT questions.id, messages, response FROM questions JOIN prompts ON prompts.id = prompt "
+            "WHERE questions.digest = ?",
+            (whole,),
+        ):
+            if (text, other) == (messages, response):
+                return int(place)
+        rows = execute("SELECT id, messages FROM prompts WHERE digest = ?", (digest,))
         prompt = next((place for place, text in rows if text == messages), None)
         if prompt is None:
             prompt = self._insert("INSERT INTO prompts (digest, messages) VALUES (?, ?)", digest, messages)
-        whole = digest_of(messages, response)
         return self._insert(
             "INSERT INTO questions (digest, prompt, response) VALUES (?, ?, ?)", whole, prompt, response
         )
@@ -280,3 +285,11 @@ def _texts(question: Judgement) -> tuple[str, str]:
     """Return the prompt as canonical JSON, and the response."""
     messages = [[turn["role"], turn["content"]] for turn in question.prompt]
     return json.dumps(messages, ensure_ascii=False, separators=(",", ":")), question.response
+
+
+def _facts(facts: Mapping[str, Fact]) -> str:
+    """Return provenance as JSON; numbers that JSON cannot hold are null."""
+    try:
+        return json.dumps(facts, sort_keys=True, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(facts), sort_keys=True, allow_nan=False)

@@ -78,6 +78,18 @@ def instructions(rules: Sequence[Rule]) -> str:
     """Return the system message: the task, the rules and the form of the answer. Depends on the rules alone."""
     if not rules:
         raise ValueError("a judge needs at least one rule")
+    if any(rule.by == "rules" for rule in rules):  # their hash leaves the examples out
+        return _instructions(rules)
+    key = tuple(rule.hash for rule in rules)
+    if key not in _INSTRUCTIONS:  # every call asks for them, and a policy has few rules
+        _INSTRUCTIONS[key] = _instructions(rules)
+    return _INSTRUCTIONS[key]
+
+
+_INSTRUCTIONS: dict[tuple[str, ...], str] = {}
+
+
+def _instructions(rules: Sequence[Rule]) -> str:
     several = len(rules) > 1
     keys = answer_keys(rules)
     form = ", ".join(f'"{key}": {{"reason": "...", "verdict": "..."}}' for key in keys)
