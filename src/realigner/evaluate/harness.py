@@ -187,21 +187,22 @@ def named_task(task: UtilityTask, limit: int | None, seed: int, manager: Any) ->
     """
     from huggingface_hub.errors import HfHubHTTPError
 
+    known_task(task.name, manager)
     given = f"evaluate.utility: task '{task.name}'"
-    if task.name not in manager.all_tasks:
-        raise RecipeError(
-            given,
-            "lm_eval has no task of that name, and no file was given for it",
-            f"Name a task of `lm_eval ls tasks`.{did_you_mean(task.name, manager.all_tasks)}",
-        )
     try:
-        with quiet():
+        with quiet(), no_code_from_the_hub() as refused:
             tasks = manager.load([task.name])["tasks"]
+    except _HubCode as error:
+        refused, tasks = [str(error)], {}
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise DataError(
             given, f"its data cannot be had ({reason})", "Give a local file with `path`, or run where the hub is"
         ) from error
+    if refused:
+        raise RecipeError(
+            given, f"it runs code from the hub ({refused[0]}) to score answers", "Name a task that does not"
+        )
     for leaf in tasks.values():
         if getattr(leaf, "UNSAFE_CODE", False):
             raise RecipeError(given, "it runs code that the model wrote", "Name a task that does not")
@@ -218,6 +219,20 @@ def named_task(task: UtilityTask, limit: int | None, seed: int, manager: Any) ->
     return Ready(task.name, kept, metric, filter_, {name: ids[name] for name in kept}, chosen)
 
 
+def known_task(name: str, manager: Any) -> None:
+    """Refuse a name that is not in lm_eval's index.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if name not in manager.all_tasks:
+        raise RecipeError(
+            f"evaluate.utility: task '{name}'",
+            "lm_eval has no task of that name, and no file was given for it",
+            f"Name a task of `lm_eval ls tasks`.{did_you_mean(name, manager.all_tasks)}",
+        )
+
+
 def task_manager() -> Any:
     """Return lm_eval's index of tasks; it reads some thousand files, which takes seconds."""
     from lm_eval.tasks import TaskManager
@@ -232,7 +247,7 @@ def run_task(ready: Ready, model: Any) -> list[Scored]:
     Raises:
         RecipeError: the task has no score of a single document by the metric that is asked for.
     """
-    with quiet():
+    with quiet(), no_code_from_the_hub():
         results = evaluate(
             lm=model,
             task_dict={"tasks": dict(ready.tasks), "groups": {}, "group_map": {}},
@@ -316,6 +331,32 @@ def _primary(leaf: Any, task: UtilityTask) -> tuple[str, str]:
                 f"Name one of them.{did_you_mean(given, known)}",
             )
     return metric, filter_ or filters[0]
+
+
+class _HubCode(Exception):
+    """A task asked for a metric whose code lies on the hub."""
+
+
+@contextmanager
+def no_code_from_the_hub() -> Iterator[list[str]]:
+    """Refuse for a block what `evaluate` (the metrics' library) would fetch and run; yield what was asked for.
+
+    Some tasks call it when they are loaded, and lm_eval itself takes a failure there for a missing metric.
+    """
+    import evaluate as library
+
+    asked: list[str] = []
+
+    def load(path: str, *_: Any, **__: Any) -> Any:
+        asked.append(path)
+        raise _HubCode(path)
+
+    given = library.load
+    library.load = load
+    try:
+        yield asked
+    finally:
+        library.load = given
 
 
 @contextmanager

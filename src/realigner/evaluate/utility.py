@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realigner.atomic import hash_of, writing
@@ -27,7 +30,8 @@ def inputs(settings: UtilitySettings) -> dict[str, Any]:
     """Return the identities of the tasks' files, which are read once so that broken ones are refused at once.
 
     Raises:
-        RecipeError: lm_eval is not installed, a file is not there, or is given for a task that is not defined here.
+        RecipeError: lm_eval is not installed or does not know a task, a file is not there, or is given for a task that
+            is not defined here.
         DataError: a file cannot be read as documents, or has too few for its examples.
     """
     if find_spec("lm_eval") is None:
@@ -39,11 +43,37 @@ def inputs(settings: UtilitySettings) -> dict[str, Any]:
                 f"files are read for {', '.join(READERS)}; other tasks come from lm_eval by their name",
                 "Leave out its path, or rename the task",
             )
+    _refuse_unknown([task.name for task in settings.tasks if task.path is None])
     local = [task for task in settings.tasks if task.path is not None]
     found = {task.name: file_identity(str(task.path), f"evaluate.utility.tasks.{task.name}.path") for task in local}
     for task in local:
         leaves(task, read_documents(task), 1, 0)
     return found
+
+
+def _refuse_unknown(names: Sequence[str]) -> None:
+    """Refuse names that lm_eval does not know, now and not after training.
+
+    Its own index reads fourteen thousand files as YAML, which takes half a minute; nearly always a look for the name
+    in them is enough.
+    """
+    if names and (missing := [name for name in names if not _written_in_lm_eval(name)]):
+        from realigner.evaluate.harness import known_task, task_manager
+
+        manager = task_manager()
+        for name in missing:
+            known_task(name, manager)
+
+
+@cache
+def _written_in_lm_eval(name: str) -> bool:
+    """Say whether a file of lm_eval's defines a task, group or tag of this name in so many words."""
+    spec = find_spec("lm_eval")
+    assert spec is not None and spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0]) / "tasks"
+    wanted = re.compile(rf"""^\s*(?:-\s*)?(?:task|group|tag):\s*["']?{re.escape(name)}["']?\s*$""", re.MULTILINE)
+    likely = sorted(folder.rglob("*.yaml"), key=lambda path: name.split("_")[0] not in path.parts)
+    return any(wanted.search(path.read_text(encoding="utf-8", errors="replace")) for path in likely)
 
 
 def measure(settings: UtilitySettings, comparison: Comparison) -> Evidence:
@@ -107,9 +137,7 @@ def _prepare(settings: UtilitySettings, comparison: Comparison) -> tuple[list[Re
     return ready, sources, left_out
 
 
-def _path(task: UtilityTask) -> Any:
-    from pathlib import Path
-
+def _path(task: UtilityTask) -> Path:
     assert task.path is not None
     return Path(task.path)
 
@@ -203,6 +231,4 @@ def verdict(difference: Figure) -> str:
 
 def slug(name: str) -> str:
     """Return a name as it stands in figures: lower-case, no dots."""
-    import re
-
     return re.sub(r"[^a-z0-9_-]+", "_", name.lower()).strip("_") or "unnamed"

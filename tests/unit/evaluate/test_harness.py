@@ -244,6 +244,22 @@ def test_a_task_that_runs_what_a_model_wrote_is_refused() -> None:
         named_task(UtilityTask(name="humaneval"), None, 0, Manager(Unsafe()))
 
 
+def test_code_from_the_hub_is_not_even_fetched() -> None:
+    import evaluate
+
+    class Loads:
+        all_tasks = ("humaneval",)
+
+        def load(self, _: list[str]) -> dict[str, Any]:
+            evaluate.load("code_eval")
+            raise AssertionError
+
+    given = evaluate.load
+    with pytest.raises(RecipeError, match=r"task 'humaneval': it runs code from the hub \(code_eval\)"):
+        named_task(UtilityTask(name="humaneval"), None, 0, Loads())
+    assert evaluate.load is given
+
+
 def test_a_task_by_name_asks_a_draw_of_its_documents(tmp_path: Path) -> None:
     whole = ready(tmp_path, "gsm8k").tasks["gsm8k"]
     whole.config.num_fewshot = None

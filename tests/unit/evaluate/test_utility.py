@@ -144,6 +144,18 @@ def test_a_file_for_a_task_that_is_not_defined_here_is_refused(tmp_path: Path) -
         utility.inputs(asked)
 
 
+def test_a_name_that_lm_eval_does_not_know_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Index:
+        all_tasks = ("arc_easy",)
+
+    monkeypatch.setattr(harness, "task_manager", Index)
+    asked = [UtilitySettings.model_validate({"tasks": [{"name": name}]}) for name in ("arc_easy", "mmlu", "arc_esy")]
+    for known in asked[:2]:
+        assert utility.inputs(known) == {}  # found in lm_eval's own files, without its index
+    with pytest.raises(RecipeError, match=r"task 'arc_esy': lm_eval has no task of that name.*Did you mean 'arc_easy'"):
+        utility.inputs(asked[2])
+
+
 def test_missing_and_broken_files_are_found_before_anything_is_asked(tmp_path: Path) -> None:
     asked = settings(tmp_path)
     (tmp_path / "gsm8k.jsonl").write_text('{"question": "q", "answer": "none"}\n')
