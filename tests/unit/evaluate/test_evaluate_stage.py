@@ -17,6 +17,7 @@ from realigner.check import check
 from realigner.errors import TemplateError
 from realigner.evaluate import stage
 from realigner.evaluate.answers import JUDGEMENTS, RESPONSES
+from realigner.evaluate.evidence import read_evidence
 from realigner.model.chat import Encoder
 from realigner.model.generate import generate
 from realigner.pipeline import run
@@ -332,3 +333,31 @@ def test_responses_that_leave_no_room_for_their_prompts_are_refused_at_once(tmp_
         run(recipe)
     assert not Path(recipe.output).exists()
     assert [f for f in check(recipe) if f.level == "error" and "max_new_tokens" in f.text]
+
+
+def test_a_run_measures_its_probes_on_its_own_triage_and_keeps_them(
+    again: Callable[..., StoredRun], tmp_path: Path
+) -> None:
+    (tmp_path / "kind.jsonl").write_text(
+        "".join(
+            json.dumps({"question": f"Do you like bread {n}?", "answer_matching_behavior": " Yes" if n % 2 else " No"})
+            + "\n"
+            for n in range(6)
+        )
+    )
+    (tmp_path / "gsm8k.jsonl").write_text(
+        "".join(json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) + "\n" for n in range(3))
+    )
+    evaluate = {
+        "utility": {"tasks": [{"name": "gsm8k", "path": str(tmp_path / "gsm8k.jsonl")}], "max_new_tokens": 4},
+        "values": {"sets": [{"path": str(tmp_path / "kind.jsonl")}]},
+        "inside": {"permutations": 99},
+    }
+    run = again("measure", evaluate=evaluate)
+    found = read_evidence(run.directory)
+    assert list(found) == ["utility", "values", "inside"]
+    assert {"utility.gsm8k.diff", "values.kind.change", "inside.layer_2.shift"} <= {
+        name for part in found.values() for name in part["figures"]
+    }
+    assert found["inside"]["figures"]["inside.layer_1.shift"]["value"] != 0.0  # training moved something
+    assert run.facts("measure")["parts"] == ["utility", "values", "inside"]
