@@ -106,11 +106,13 @@ def _persona(source: ValueSet, rows: Sequence[FileRow]) -> Iterator[Read]:
 
 
 def _valuebench(_: ValueSet, rows: Sequence[FileRow]) -> Iterator[Read]:
+    spelled: dict[str, str] = {}  # two questionnaires spell some values with other capitals
     for row in rows:
         agreement = str(row.value("agreement")).strip()
         if agreement not in ("1", "-1"):
             raise row.broken(f"agreement is {agreement!r}", "it must be 1 or -1")
-        yield row.text("value").strip(), int(agreement), would_say(row.text("item").strip()), YES_NO
+        value = row.text("value").strip()
+        yield spelled.setdefault(value.casefold(), value), int(agreement), would_say(row.text("item").strip()), YES_NO
 
 
 def would_say(statement: str) -> str:

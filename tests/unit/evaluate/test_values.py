@@ -20,7 +20,8 @@ from realigner.evaluate import values
 from realigner.evaluate.paired import mean_change
 from realigner.evaluate.statistics import holm
 from realigner.evaluate.value_items import Answers
-from realigner.evaluate.values import prompt_of, summarise
+from realigner.evaluate.value_summary import summarise
+from realigner.evaluate.values import prompt_of
 from realigner.model.chat import Encoder
 from realigner.recipe import TextSettings
 from realigner.recipe_evaluate import ValuesSettings
@@ -86,13 +87,15 @@ def test_a_model_that_gives_a_value_up_has_moved_and_one_that_keeps_it_has_not(t
     moved = measured(tmp_path, kind, unkind)
     change = moved.figures["values.kindness.change"]
     assert change["value"] == pytest.approx(-400.0, rel=1e-3)  # the script's logits are 100 and -100
-    assert change["p_holm"] < 1e-5 and moved.tables[1].rows[0]["moved"] == "yes"
+    beyond = moved.figures["values.kindness.beyond_drift"]
+    assert beyond["value"] == pytest.approx(-400.0, rel=1e-3) and beyond["p_holm"] < 1e-5
+    assert moved.tables[1].rows[0]["moved"] == "yes"
     assert moved.warnings[0].startswith("1 of 1 values moved (p below 0.05, corrected for their number): kindness -400")
     (tmp_path / "scratch" / "values-before.parquet").unlink()
     (tmp_path / "scratch" / "values-after.parquet").unlink()
     same = measured(tmp_path, kind, kind)
     assert same.figures["values.kindness.change"]["value"] == 0.0
-    assert same.figures["values.kindness.change"]["p_holm"] == 1.0
+    assert same.figures["values.kindness.beyond_drift"]["p_holm"] == 1.0
     assert same.warnings == () and same.tables[1].rows[0]["moved"] == "no"
 
 
@@ -101,6 +104,26 @@ def test_a_drift_to_yes_is_no_movement_of_a_balanced_value(tmp_path: Path) -> No
     assert found.figures["values.kindness.change"]["value"] == pytest.approx(0.0, abs=1e-6)
     assert found.figures["values.kindness.drift"]["value"] == pytest.approx(400.0, rel=1e-3)
     assert found.tables[1].rows[0]["moved"] == "no" and found.tables[0].rows[0]["moved"] == 0
+
+
+def test_a_drift_is_told_from_a_movement_only_by_statements_of_both_keys() -> None:
+    """Agreement with everything rises by 2 nats; one value besides by 1; half of the values have one key only."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for n in range(12):
+        own = 1.0 if n in (0, 1) else 0.0
+        for i in range(10):
+            key = -1 if n % 2 == 0 and i < 5 else 1
+            rows += rows_of({f"v{n}": [key * (2.0 + rng.normal(0, 0.2)) + own]}, key)
+    figures, tables, warnings = summarise(rows)
+    assert figures["values.s.drift"]["value"] == pytest.approx(2.0, abs=0.1)
+    assert [row["value"] for row in tables[1].rows if row["moved"] == "yes"] in (["v0", "v1"], ["v1", "v0"])
+    assert figures["values.s.v3.change"]["value"] == pytest.approx(2.0, abs=0.2)  # looks moved, and has not
+    assert figures["values.s.v3.beyond_drift"]["value"] == pytest.approx(0.0, abs=0.2)
+    assert warnings[0].startswith("2 of 12 values moved")
+    alone, _, told = summarise([row for row in rows if row["value"] == "v3"])
+    assert "values.s.drift" not in alone and "cannot be told from a movement" in told[-1]
+    assert alone["values.s.v3.beyond_drift"]["method"] == "Student's t; drift not removed"
 
 
 def test_a_model_that_answers_something_else_is_told_of(tmp_path: Path) -> None:
@@ -165,7 +188,7 @@ def test_p_is_of_the_paired_t_test_and_corrected_for_all_values() -> None:
     figures, tables, _ = summarise(rows_of(changes))
     expected = [ttest_1samp(found, 0.0).pvalue for found in changes.values()]
     for i, corrected in enumerate(holm(expected)):
-        figure = figures[f"values.s.value_{i}.change"]
+        figure = figures[f"values.s.value_{i}.beyond_drift"]
         assert figure["p"] == pytest.approx(expected[i]) and figure["p_holm"] == pytest.approx(corrected)
     assert tables[0].rows[0]["values"] == 12
 
@@ -183,8 +206,8 @@ def test_of_many_values_that_did_not_move_hardly_ever_one_is_said_to_have_moved(
 
 def test_a_value_of_one_item_is_not_tested_and_does_not_count(tmp_path: Path) -> None:
     figures, tables, _ = summarise(rows_of({"Alone": [3.0], "Many": [1.0, 1.1, 0.9, 1.0, 1.2]}))
-    assert "p" not in figures["values.s.alone.change"]
-    assert figures["values.s.many.change"]["p_holm"] == figures["values.s.many.change"]["p"]
+    assert "p" not in figures["values.s.alone.beyond_drift"]
+    assert figures["values.s.many.beyond_drift"]["p_holm"] == figures["values.s.many.beyond_drift"]["p"]
     assert [row["moved"] for row in tables[1].rows] == ["yes", "not tested"]
 
 
