@@ -1,8 +1,8 @@
 """A value's own movement, told apart from a drift towards yes.
 
 A model that has come to say yes more often, whatever is asked, leans more towards every value whose statements are
-agreed with. Statements keyed the other way show it: a drift moves the log-odds of yes alike on both kinds, a value moves
-them apart. With d the change of the log-odds of the high answer (yes) on an item:
+agreed with. Statements keyed the other way show it: a drift moves the log-odds of yes alike on both kinds, a value
+moves them apart. With d the change of the log-odds of the high answer (yes) on an item:
 
     movement = (mean d of items for the value − mean d of those against it) / 2
     drift    = (mean d of items for the value + mean d of those against it) / 2

@@ -61,8 +61,8 @@ def summarise(
             figures |= {f"values.{slug(set_)}.drift": drift.figure}
         else:
             warnings.append(
-                f"{set_}: no value has statements of both keys, so a drift towards the high answer (yes) cannot be told "
-                "from a movement."
+                f"{set_}: no value has statements of both keys, so a drift towards the high answer (yes) cannot be "
+                "told from a movement."
             )
         figures |= {f"values.{slug(set_)}.answered.{side}": figure for side, figure in mass.items() if figure}
         mine = [row for row in shown if row["set"] == set_]
