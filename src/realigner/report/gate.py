@@ -27,6 +27,8 @@ from realigner.report.rundir import NotMeasured, RunFiles, items, mapping
 
 VERDICT = "gate.json"
 """In the run directory: what became of the recipe's gate when the report was written."""
+NO_VARIATION = "no variation"
+"""The method of an interval without width: there was nothing to resample."""
 HOLDS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _CONDITION = re.compile(r"\s*(>=|<=|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*")
 _REMEDY = 'Write e.g. `agreement.after.lower: ">= 0.85"`; see docs/evidence.md'
@@ -196,6 +198,9 @@ def _check(run: RunFiles, condition: Condition, figures: Mapping[str, Figure]) -
     if figure.unit == "share" and condition.field in ("value", "lower", "upper") and abs(condition.bound) > 1:
         raise GateError(condition.text, "a share lies between 0 and 1 (a change of one: between -1 and 1)", _REMEDY)
     value = field_of(figure, condition.field)
+    if condition.field in ("lower", "upper") and figure.interval.method == NO_VARIATION:
+        why = f"all {figure.interval.n} items came out alike, so that its interval says nothing of others"
+        return Checked(condition, None, False, f"not measured: {why}")
     if value is None:
         missing = {"lower": "it has no interval", "upper": "it has no interval"}.get(
             condition.field, "it was not given"

@@ -82,6 +82,8 @@ def read_figure(content: Any, unit: str = "plain") -> Figure | None:
     if interval is None:
         return None
     seed, judged = number(content.get("seed")), content.get("non_inferior")
+    if "Wilson" in interval.method:
+        unit = "share"  # Wilson's interval is of nothing else
     return Figure(
         interval,
         unit=str(content.get("unit") or unit),

@@ -143,7 +143,7 @@ def _table(content: Mapping[str, Any], place: int) -> PartTable:
         title=str(content.get("title") or "Figures"),
         note=str(content.get("note") or ""),
         columns=tuple(
-            Column(str(column.get("title") or key), any(isinstance(row[at], float | Figure) for row in cells))
+            Column(str(column.get("title", key)), any(isinstance(row[at], float | Figure) for row in cells))
             for at, (column, key) in enumerate(zip(columns, keys, strict=True))
         ),
         rows=tuple(cells),

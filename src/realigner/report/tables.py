@@ -97,6 +97,7 @@ class _Reader(HTMLParser):
         self._in = ""
         self._head = False
         self._group = ""
+        self._continues = False
         self._row: list[Cell] = []
         self._is_group = False
         self._text: list[str] = []
@@ -121,7 +122,7 @@ class _Reader(HTMLParser):
                 other == name or re.fullmatch(rf"{re.escape(name)}-[0-9]+", other) is not None for other in used
             )
             self._table = PageTable(f"{name}-{number + 1}" if number else name)
-            self._group = ""
+            self._group, self._continues = "", "data-continues" in found
         if self._table is None:
             return
         if tag == "thead":
@@ -189,7 +190,10 @@ class _Reader(HTMLParser):
     def _finish(self, table: PageTable) -> None:
         if self._group:
             table.columns.insert(0, "group")
-        self.tables.append(table)
+        if self._continues:  # the folded rest of the table before
+            self.tables[-1].rows += table.rows
+        else:
+            self.tables.append(table)
 
     def _words(self) -> str:
         return " ".join("".join(self._text).split(" ")).replace("\n", " ").strip(" ")

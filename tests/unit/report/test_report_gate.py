@@ -10,6 +10,7 @@ import pytest
 from report_run import write_index
 
 from realigner.errors import InputError
+from realigner.evaluate.statistics import paired_change
 from realigner.report.figures import FigureError, read_figures
 from realigner.report.gate import Condition, GateError, check_gate, read_gate
 from realigner.report.rundir import RunFiles
@@ -146,6 +147,18 @@ def test_a_missing_or_unreadable_gate_is_refused(tmp_path: Path) -> None:
 def test_a_bound_that_no_share_can_reach_is_refused(run_dir: Path, tmp_path: Path, text: str) -> None:
     with pytest.raises(GateError, match="a share lies between 0 and 1"):
         held(run_dir, tmp_path, f'stress.role_play.after.upper: "{text}"')
+
+
+def test_an_interval_without_width_is_no_evidence(run_dir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
+    alike = paired_change([True] * 3, [True] * 3, 0)
+    assert alike is not None and alike["low"] == alike["high"] == 0
+    summary["agreement"]["change"] = alike
+    (copy / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    found = held(copy, tmp_path, 'agreement.change.lower: ">= -0.01", agreement.change.value: ">= 0"')
+    assert [met for met, _ in found] == [False, True]
+    assert found[0][1] == "not measured: all 3 items came out alike, so that its interval says nothing of others"
 
 
 def test_a_condition_reads_as_the_file_has_it() -> None:

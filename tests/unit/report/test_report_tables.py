@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from report_run import write_run
+from report_run import write_index, write_run
 
 from realigner.report import render_report
 from realigner.report.figures import read_figures
@@ -25,7 +26,7 @@ def html(run_dir: Path) -> str:
 
 def test_every_table_of_the_page_is_written_as_csv_and_json(html: str, tmp_path: Path) -> None:
     names = write_tables(tmp_path, html)
-    assert len(names) == 2 * html.count("<table") == len(list(tmp_path.iterdir()))
+    assert len(names) == 2 * html.count("<table") - 2 * html.count("data-continues") == len(list(tmp_path.iterdir()))
     assert {"agreement.csv", "policy-diff.json", "utility-all.csv", "gate.csv", "figures.json", "cost-2.csv"} <= {
         *names
     }
@@ -45,6 +46,18 @@ def test_the_exported_figures_are_the_unrounded_ones(run_dir: Path, html: str) -
         found = figure.interval
         assert row[1] == {"value": found.value, "low": found.low, "high": found.high}
         assert row[2:8] == [figure.unit, found.n, figure.p, figure.p_holm, figure.margin, figure.seed]
+
+
+def test_the_folded_rest_of_a_long_table_is_exported_with_its_beginning(run_dir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    content = json.loads((copy / "evidence/inside.json").read_text(encoding="utf-8"))
+    content["tables"][0]["rows"] = [{"name": f"row {place}", "after": place} for place in range(90)]
+    (copy / "evidence/inside.json").write_text(json.dumps(content), encoding="utf-8")
+    write_index(copy)
+    page = render_report(copy, samples=1)
+    assert "50 more rows" in page
+    (table,) = (table for table in page_tables(page) if table.id == "inside-all")
+    assert table.rows == [[f"row {place}", place] for place in range(90)]
 
 
 def test_a_figure_is_three_columns_of_a_csv(html: str) -> None:
