@@ -16,6 +16,7 @@ from realigner.policy import Policy
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
 from realigner.records import Judgement, Message, prompt_key
+from realigner.spent import Spent
 from realigner.triaging.plan import plan_triage, writer_lines
 
 JUDGING = ("triage", "evaluate")
@@ -59,10 +60,10 @@ def forecast(recipe: Recipe, stages: Sequence[str] = JUDGING, progress: Progress
     """
     policy = Policy.load(recipe.policy.path, allow_code=recipe.policy.allow_code)
     plans: dict[str, Plan | None] = {}
-    refusals = []
+    refusals, spent = [], Spent()
     for stage in stages:
         settings = recipe.oracle if stage == "triage" else recipe.evaluation_oracle
-        with look_into_oracle(settings, policy, recipe.output) as oracle:
+        with look_into_oracle(settings, policy, recipe.output, spent) as oracle:
             judged = judged_by(oracle)
             plans[stage] = plan = None if judged is None else _plan(stage, recipe, judged, progress)
             if plan is None or judged is None:
@@ -72,8 +73,9 @@ def forecast(recipe: Recipe, stages: Sequence[str] = JUDGING, progress: Progress
             except RealignerError as error:
                 refusals.append(f"{stage}: {error}")
             # What one stage takes is not there for the next.
-            judged.meter.spent.calls += plan.calls
-    said = {"triage": writer_lines(recipe)} if "triage" in stages else {}
+            spent.calls += plan.calls
+            spent.cost += plan.cost() or 0.0
+    said = {"triage": writer_lines(recipe, plans["triage"])} if "triage" in stages else {}
     if tuple(stages) == JUDGING:
         said["measure"] = [
             f"{part.name}: {line}"

@@ -15,6 +15,8 @@ import fault_server
 import pytest
 from fault_server import FaultServer
 
+from realigner import planning
+
 from .conftest import Say
 
 KEY = "sk-very-secret-0123456789"
@@ -285,3 +287,23 @@ def test_the_plan_says_calls_tokens_time_and_money_before_it_begins_and_the_fact
     (took,) = facts["asked"]["judges"].values()
     assert took == {"model": "ok", "calls": 60, "input_tokens": 6000, "output_tokens": 1200, "cost": 1.8}
     assert facts["asked"]["cost"] == 1.8
+
+
+def test_a_dry_run_of_all_stages_holds_them_against_one_limit_as_the_run_does(
+    asking: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triage takes 60 calls; were there 60 more in evaluation, a limit of 100 would not do."""
+    settings = ("--set", "oracle.llm.output=plain", "--max-calls", "100")
+    said = say("run", "recipe.yaml", *settings, "--dry-run")
+    assert (said.code, "refused" in said.out) == (0, False), said.out
+    monkeypatch.setattr(planning, "JUDGING", ("triage", "triage"))
+    said = say("run", "recipe.yaml", *settings, "--dry-run")
+    assert said.code == 3
+    assert "refused: triage: this takes 60 calls after 60 so far, max_calls is 100: nothing is asked" in said.out
+
+
+def test_a_plan_says_how_many_corrections_there_can_be(asking: Path, say: Say, server: FaultServer) -> None:
+    writer = f"{{kind: http, url: {server.url}, model: writes}}"
+    settings = ("--set", f"corrections={{generate: {{writer: {writer}, candidates: 3}}}}")
+    said = say("triage", "recipe.yaml", *settings, "--dry-run")
+    assert "how many pairs that is, triage will show, at most 30: 90 calls of the writer" in said.out

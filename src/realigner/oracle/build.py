@@ -120,8 +120,16 @@ def open_oracle(
 
 
 @contextmanager
-def look_into_oracle(settings: OracleSettings, policy: Policy, output: str | Path) -> Iterator[Oracle]:
+def look_into_oracle(
+    settings: OracleSettings, policy: Policy, output: str | Path, spent: Spent | None = None
+) -> Iterator[Oracle]:
     """Open the oracle to see what it knows and what asking it would take: writes nothing, takes no lock.
+
+    Args:
+        settings: as in `open_oracle`, like the other ones.
+        policy: the rules.
+        output: the run directory.
+        spent: what the command would have spent before.
 
     Raises:
         OracleError: what it needs is missing or broken.
@@ -129,7 +137,7 @@ def look_into_oracle(settings: OracleSettings, policy: Policy, output: str | Pat
     if settings.kind != "judges":
         yield build_oracle(settings, policy)
         return
-    with open_policy_oracle(settings, policy, output, reading=True) as oracle:
+    with open_policy_oracle(settings, policy, output, reading=True, spent=spent) as oracle:
         yield _with_noise(oracle, settings, policy)
 
 

@@ -115,6 +115,8 @@ class Plan:
     computed: tuple[str, ...]
     """Ids of the rules that are computed, not asked."""
     currency: str
+    pairs: int = 0
+    """Pairs of the data; 0 where they are not what is judged."""
 
     @property
     def calls(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 
 from realigner.data import DataTally, read_corrections, read_pairs
@@ -23,8 +24,13 @@ def proposed(recipe: Recipe) -> Iterable[Correction]:
     return () if path is None else read_corrections(path)
 
 
-def writer_lines(recipe: Recipe) -> list[str]:
-    """Return what is known before triage of the calls that corrections take; empty where the recipe has no writer."""
+def writer_lines(recipe: Recipe, plan: Plan | None = None) -> list[str]:
+    """Return what is known before triage of the calls that corrections take; empty where the recipe has no writer.
+
+    Args:
+        recipe: it may have a writer.
+        plan: of its triage; it says how many pairs there are at most.
+    """
     generate = None if recipe.corrections is None else recipe.corrections.generate
     if generate is None:
         return []
@@ -32,6 +38,7 @@ def writer_lines(recipe: Recipe) -> list[str]:
     return [
         f"corrections: {generate.candidates} candidates for each PUNISH pair by {generate.writer.kind} writer, each "
         f"judged {'once' if judges == 1 else 'twice'}; how many pairs that is, triage will show"
+        + (f", at most {plan.pairs:,}: {plan.pairs * generate.candidates:,} calls of the writer" if plan else "")
     ]
 
 
@@ -41,7 +48,7 @@ def plan_triage(recipe: Recipe, oracle: PolicyOracle, progress: Progress = SILEN
     Raises:
         DataError: the data or the corrections are unusable.
     """
-    corrections = proposed(recipe)
+    corrections, count = proposed(recipe), 0
     with Planner(oracle) as planner, CorrectionIndex(corrections) as index:
         with progress.task("Looking up verdicts", None) as advance:
             pairs = read_pairs(recipe.data, DataTally())
@@ -50,5 +57,6 @@ def plan_triage(recipe: Recipe, oracle: PolicyOracle, progress: Progress = SILEN
                 if len(index):
                     found = ((pair.prompt, index.find(pair.id)) for pair in window)
                     planner.add([Judgement(prompt, item.text) for prompt, item in found if item], sure=False)
+                count += len(window)
                 advance(len(window))
-        return planner.plan()
+        return replace(planner.plan(), pairs=count)

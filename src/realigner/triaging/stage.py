@@ -85,7 +85,7 @@ def _triage_asking(run: Run, policy: Policy, oracle: Oracle, judged: PolicyOracl
         return done
     except NotRemembered:
         plan = plan_triage(run.recipe, judged, run.progress)
-    for line in (*plan.lines(), *writer_lines(run.recipe)):
+    for line in (*plan.lines(), *writer_lines(run.recipe, plan)):
         run.progress.say(line)
     plan.refuse_over(judged.meter)
     with judged.asking(plan.calls, run.progress):
