@@ -42,14 +42,14 @@ STAGES = ("triage", "reference", "weigh", "train", "generate", "evaluate", "repo
 class Sizes:
     """What is run."""
 
-    whole: Sequence[int] = (1_000, 4_000, 16_000, 64_000)
+    whole: Sequence[int] = (1_000, 4_000, 16_000)
     """Pairs of whole runs."""
     streamed: Sequence[int] = (10_000, 100_000, 1_000_000)
     """Pairs of what needs no model."""
-    hidden: Sequence[int] = (128, 256, 512, 1024)
+    hidden: Sequence[int] = (128, 256, 512)
     """Of the model, at rows of 256 tokens."""
-    lengths: Sequence[int] = (64, 256, 1024, 2048)
-    """Of rows, at hidden size 256."""
+    lengths: Sequence[int] = (64, 256, 1024)
+    """Of rows, at hidden size 128."""
     layers: int = 4
     pairs: int = 8
     """At each size of the model; half as many at each length."""
