@@ -10,7 +10,7 @@ every step). `trl_best`: float32 on a CPU, no checkpointing, precomputed referen
 Peak memory is the largest sum of live tensors during a step, above what was there before it (weights, optimizer),
 from PyTorch's own record of allocations. FLOPs are counted by torch's counter; the floor has every weight used once
 per token, prompts shared, the reference cached: full 6 N T + 6 h V S, LoRA 4 N T + 4 h V S, with T tokens, S scored
-tokens, N linear weights, h hidden size, V vocabulary, plus the attention that the rows themselves need.
+tokens, N linear weights, h hidden size, V vocabulary. Attention is in neither: the counter does not see it on a CPU.
 
 The mixed step has INVERT, PUNISH and retained pairs with full-vocabulary KL, against the paper's way of doing it:
 one pair at a time, padded to 256 tokens, reference forwards in every step, whole logits.
@@ -457,15 +457,13 @@ def flops_of(step: Callable[[], None]) -> int:
 def floor_of(shape: Shape, adapter: str, lengths: Sequence[tuple[int, int, int]]) -> int:
     """Return the FLOPs that no exact step can do without: prompts once, each weight once per token and pass.
 
-    Under LoRA the frozen weights need no gradient of their own. Attention (scores and values, forward and twice that
-    backward) is counted over the tokens that each token sees.
+    Under LoRA the frozen weights need no gradient of their own. Attention is left out: torch's counter does not see the
+    fused attention of CPUs, so it is in neither side of the ratio.
     """
     tokens = sum(p + c + r for p, c, r in lengths)
     scored = sum(c + 1 + r + 1 for _, c, r in lengths)
     passes = 6 if adapter == "full" else 4
-    seen = sum(p * p / 2 + c * (p + c / 2) + r * (p + r / 2) for p, c, r in lengths)
-    attention = 3 * 4 * shape.hidden * shape.layers * seen
-    return int(passes * (shape.linear_weights * tokens + shape.hidden * shape.vocabulary * scored) + attention)
+    return passes * (shape.linear_weights * tokens + shape.hidden * shape.vocabulary * scored)
 
 
 def peak_of(step: Callable[[], None]) -> int:
