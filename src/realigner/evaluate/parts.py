@@ -7,6 +7,7 @@ new part is these, its section in `recipe_evaluate.py`, and one line in `PARTS`.
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -121,6 +122,7 @@ class Comparison:
         """Return (model, encoder) of a side. Let go of one before the other is loaded."""
         from realigner.model.load import load_model
 
+        gc.collect()  # what holds itself in a cycle (lm_eval's wrapper) would keep the other model beside this one
         model = load_model(self.models[side])
         return model, self.encoder(side)
 

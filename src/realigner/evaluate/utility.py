@@ -21,7 +21,7 @@ from realigner.recipe_evaluate import UtilitySettings, UtilityTask
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from realigner.evaluate.harness import Ready
+    from realigner.evaluate.harness_tasks import Ready
 
 INSTALL = "Install it: pip install 'realigner[utility]'"
 
@@ -58,7 +58,7 @@ def _refuse_unknown(names: Sequence[str]) -> None:
     in them is enough.
     """
     if names and (missing := [name for name in names if not _written_in_lm_eval(name)]):
-        from realigner.evaluate.harness import known_task, task_manager
+        from realigner.evaluate.harness_tasks import known_task, task_manager
 
         manager = task_manager()
         for name in missing:
@@ -115,7 +115,7 @@ def measure(settings: UtilitySettings, comparison: Comparison) -> Evidence:
 
 def _prepare(settings: UtilitySettings, comparison: Comparison) -> tuple[list[Ready], list[Source], dict[str, int]]:
     """Return the tasks, ready to be asked; nothing that a model computes has begun."""
-    from realigner.evaluate.harness import named_task, our_task, task_manager
+    from realigner.evaluate.harness_tasks import named_task, our_task, task_manager
 
     encoders = [comparison.encoder(side) for side in SIDES]
     manager = task_manager() if any(task.path is None for task in settings.tasks) else None
@@ -146,7 +146,8 @@ def _ask(settings: UtilitySettings, comparison: Comparison, ready: Sequence[Read
     """Return the scored documents of one model as rows."""
     import pyarrow as pa
 
-    from realigner.evaluate.harness import LoadedModel, run_task
+    from realigner.evaluate.harness import LoadedModel
+    from realigner.evaluate.harness_tasks import run_task
 
     model, encoder = comparison.load(side)
     rows, cut = [], 0

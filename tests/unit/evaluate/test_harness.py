@@ -17,7 +17,8 @@ from scripted_lm import ScriptedLM
 from tiny import tiny_model, tiny_tokenizer
 
 from realigner.errors import DataError, RecipeError
-from realigner.evaluate.harness import LoadedModel, Ready, named_task, our_task, run_task
+from realigner.evaluate.harness import LoadedModel
+from realigner.evaluate.harness_tasks import Ready, named_task, our_task, run_task
 from realigner.evaluate.utility_docs import leaves, read_documents
 from realigner.model.chat import Encoder
 from realigner.recipe import RoleFormat, TextSettings
@@ -159,6 +160,16 @@ def test_choices_are_scored_as_answers_of_the_template_token_by_token(tmp_path: 
         for letter, logp in zip("ABCD", json.loads(scored.said), strict=True):
             assert logp == pytest.approx(naive_logp(model, *text.split(header, letter)), abs=1e-3)
     assert loaded.cut == 0
+
+
+@torch.no_grad()
+def test_choices_of_a_half_precision_model_do_not_tie(tmp_path: Path) -> None:
+    model, text = tiny_model("llama", dtype=torch.bfloat16), encoder()
+    for scored in run_task(ready(tmp_path, "mmlu", limit=3), LoadedModel(model, text, batch_size=1)):
+        prompt, response = text.split(scored.prompt, "B")
+        logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1].float()
+        expected = float(torch.log_softmax(logits, -1)[response[0]])
+        assert json.loads(scored.said)[1] == pytest.approx(expected, abs=1e-5)  # bfloat16 would round to 1e-2
 
 
 def test_plain_text_without_markers_is_scored_as_lm_eval_does(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 from realigner.errors import DataError, ModelError, RecipeError
 from realigner.evaluate import inside
-from realigner.evaluate.inside import contrast_of, flip_test
+from realigner.evaluate.inside import contrast_of
+from realigner.evaluate.inside_summary import flip_test
 from realigner.model.chat import Encoder
 from realigner.recipe import TextSettings
 from realigner.recipe_evaluate import InsideSettings

@@ -13,7 +13,7 @@ from scripted_lm import ScriptedLM
 from tiny import tiny_model, tiny_tokenizer
 
 from realigner.errors import DataError, RecipeError
-from realigner.evaluate import harness, utility
+from realigner.evaluate import harness, harness_tasks, utility
 from realigner.evaluate.utility import compare_scores, slug, verdict
 from realigner.model.chat import Encoder
 from realigner.recipe import Recipe, TextSettings
@@ -148,7 +148,7 @@ def test_a_name_that_lm_eval_does_not_know_is_refused_before_training(monkeypatc
     class Index:
         all_tasks = ("arc_easy",)
 
-    monkeypatch.setattr(harness, "task_manager", Index)
+    monkeypatch.setattr(harness_tasks, "task_manager", Index)
     asked = [UtilitySettings.model_validate({"tasks": [{"name": name}]}) for name in ("arc_easy", "mmlu", "arc_esy")]
     for known in asked[:2]:
         assert utility.inputs(known) == {}  # found in lm_eval's own files, without its index
