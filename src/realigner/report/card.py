@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,28 @@ from realigner.atomic import DESCRIPTION, write_text
 from realigner.errors import InputError
 from realigner.report.audit import read_audits
 from realigner.report.evidence import read_agreement_table
-from realigner.report.figures import read_figures
+from realigner.report.figures import FAMILIES, read_figures
 from realigner.report.flow import read_counts
 from realigner.report.interval import Figure
 from realigner.report.limits import read_limits
-from realigner.report.parts import PARTS, recorded_parts
+from realigner.report.parts import PARTS, read_evidence, recorded_parts
 from realigner.report.policy import read_policy
 from realigner.report.rundir import RunFiles, mapping, part, texts
 from realigner.report.text import one_line
 from realigner.report.verdict import read_verdict
 
 CARD = DESCRIPTION
-MOST_ROWS, MOST_RULES = 60, 60
+MOST_OF_A_PART, MOST_RULES, MOST_WARNINGS = 30, 60, 60
 _MARK = re.compile(r"<!-- written by realigner; sha256 ([0-9a-f]{16}) -->\n\Z")
 _ESCAPED = re.compile(r"([\\`*_\[\]<>#|~&@$])")
+INDEXED = (".after", ".diff", ".drift", ".shift", ".length_controlled")
 _METRICS = {
     "agreement.after": "Policy agreement, as the judge says",
     "agreement.corrected": "Policy agreement, corrected by the audit",
     "kl": "KL from the model before, nats per token, on retained responses",
     "perplexity.after": "Perplexity of retained responses",
 }
-"""Figures of the run itself that the index of results lists; of the parts, every one that ends in `after`."""
+"""Figures of the run itself that the index of results lists; of the parts, those that end as `INDEXED` says."""
 
 
 class CardError(InputError):
@@ -148,10 +150,10 @@ def _hub_id(path: str | None) -> str | None:
 
 def _results(run: RunFiles, figures: Mapping[str, Figure]) -> Iterator[dict[str, Any]]:
     """Yield what the index of results lists, each with interval, n and method."""
-    for name, figure in figures.items():
+    for name, figure in _chosen(figures).items():
         family = name.partition(".")[0]
         is_part = family in recorded_parts(run) or family in PARTS
-        if name not in _METRICS and not (is_part and name.endswith((".after", ".diff", ".length_controlled"))):
+        if name not in _METRICS and not (is_part and name.endswith(INDEXED)):
             continue
         found = figure.interval
         known = {
@@ -167,6 +169,19 @@ def _results(run: RunFiles, figures: Mapping[str, Figure]) -> Iterator[dict[str,
             "metric_value": found.value,
             "metric_args": {key: value for key, value in known.items() if value is not None},
         }
+
+
+def _chosen(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Return the figures that a card has room for: those of the run as a whole, and of each part its first ones."""
+    taken: Counter[str] = Counter()
+    chosen = {}
+    for name, figure in figures.items():
+        family = name.partition(".")[0]
+        if name.startswith(FAMILIES) or name.count(".") > 2 or taken[family] == MOST_OF_A_PART:
+            continue
+        taken[family] += 1
+        chosen[name] = figure
+    return chosen
 
 
 def _judges(run: RunFiles) -> dict[str, str]:
@@ -207,9 +222,12 @@ def _body(run: RunFiles, figures: Mapping[str, Figure]) -> Iterator[str]:
     for limit in read_limits(run):
         yield f"* {escaped(limit, 700)}"
     warnings = texts(part(lambda r: r.summary("warnings"), run).value)
+    for name in recorded_parts(run):
+        evidence = part(lambda r, n=name: read_evidence(r, n), run).value  # type: ignore[misc]
+        warnings += [f"{name.replace('_', ' ')}: {text}" for text in evidence.warnings] if evidence else ()
     if warnings:
         yield "\n## Warnings\n"
-        for warning in warnings[:MOST_ROWS]:
+        for warning in warnings[:MOST_WARNINGS]:
             yield f"* {escaped(warning, 700)}"
 
 
@@ -226,20 +244,21 @@ def _training(run: RunFiles) -> Iterator[str]:
 
 
 def _evaluation(run: RunFiles, figures: Mapping[str, Figure]) -> Iterator[str]:
-    yield "Every figure with its 95 % interval. What is not listed was not measured.\n"
+    yield "Each figure with its 95 % interval. What is neither here nor in the run's report was not measured.\n"
     if not figures:
         yield f"Not measured: {escaped(part(read_agreement_table, run).missing)}."
         return
     yield "| figure | value | low | high | n | how |"
     yield "|---|---|---|---|---|---|"
-    for name, figure in list(figures.items())[:MOST_ROWS]:
+    chosen = _chosen(figures)
+    for name, figure in chosen.items():
         found = figure.interval
         ends = ("–" if end is None else f"{end:.4g}" for end in (found.low, found.high))
         n = "–" if found.n is None else found.n
         method = escaped(f"{found.method}; {figure.unit}", 120)
         yield f"| {escaped(name, 120)} | {found.value:.4g} | {' | '.join(ends)} | {n} | {method} |"
-    if left := len(figures) - MOST_ROWS:
-        yield f"\n{left} more figures are in the run's report." if left > 0 else ""
+    if left := len(figures) - len(chosen):
+        yield f"\n{left} more figures, by rule, topic, value and the like, are in the run's report."
 
 
 def _judged(run: RunFiles) -> Iterator[str]:

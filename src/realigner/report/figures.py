@@ -14,6 +14,7 @@ from realigner.report.audit import read_audit, read_corrected
 from realigner.report.interval import BeforeAfter, Figure, Interval, read_figure
 from realigner.report.parts import PARTS, read_evidence, recorded_parts
 from realigner.report.rundir import NotMeasured, RunFiles, mapping, part
+from realigner.report.tables import Cell, PageTable, page_tables
 
 FIELDS = ("value", "lower", "upper", "n", "p", "p_holm")
 """What of a figure can be named: `agreement.after.lower`."""
@@ -94,6 +95,18 @@ def field_of(figure: Figure, field: str) -> float | None:
         "p": figure.p,
         "p_holm": figure.p_holm,
     }[field]
+
+
+def figures_tables(run: RunFiles, html: str) -> list[PageTable]:
+    """Return the table of all figures as the page has it, but whole: the page holds the first ones only."""
+    figures = read_figures(run)
+    rows: list[list[Cell]] = []
+    for name, figure in figures.items():
+        found = figure.interval
+        value: Cell = {"value": found.value, "low": found.low, "high": found.high}
+        seen: list[Cell] = [figure.unit, found.n, figure.p, figure.p_holm, figure.margin, figure.seed, found.method]
+        rows.append([name, value, *seen])
+    return [PageTable(t.id, t.title, t.columns, rows) for t in page_tables(html) if t.id == "figures"]
 
 
 def _all(run: RunFiles) -> Iterator[tuple[str, Figure | None]]:

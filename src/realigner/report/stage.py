@@ -7,8 +7,10 @@ from typing import Any
 
 from realigner.atomic import write_text
 from realigner.report.card import CardError, write_card
+from realigner.report.figures import figures_tables
 from realigner.report.gate import VERDICT, check_gate, read_gate
 from realigner.report.page import render_report
+from realigner.report.rundir import RunFiles
 from realigner.report.tables import write_tables
 from realigner.runs import Run
 
@@ -25,7 +27,7 @@ def run_report(run: Run) -> dict[str, Any]:
     with run.writing("report.html") as path:
         path.write_bytes(content)
     with run.writing_directory("tables") as path:
-        tables = write_tables(path, page)
+        tables = write_tables(path, page, *figures_tables(RunFiles(run.directory), page))
     return {"bytes": len(content), "tables": len(tables) // 2, **_card(run)}
 
 

@@ -48,10 +48,17 @@ def page_tables(html: str) -> list[PageTable]:
     return reader.tables
 
 
-def write_tables(directory: Path, html: str) -> list[str]:
-    """Write `NAME.csv` and `NAME.json` for each table of a page; return the names of the files."""
+def write_tables(directory: Path, html: str, *whole: PageTable) -> list[str]:
+    """Write `NAME.csv` and `NAME.json` for each table of a page; return the names of the files.
+
+    Args:
+        directory: where to.
+        html: the page.
+        whole: tables of which the page holds the beginning only; they are written in its place.
+    """
     names = []
-    for table in page_tables(html):
+    for shown in page_tables(html):
+        table = next((table for table in whole if table.id == shown.id), shown)
         content = json.dumps(table.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         for suffix, text in ((".csv", csv_of(table)), (".json", content)):
             write_text(directory / f"{table.id}{suffix}", text)

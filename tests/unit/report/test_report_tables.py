@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_run import write_index, write_run
+from report_run import figure, write_index, write_run
 
 from realigner.report import render_report
-from realigner.report.figures import read_figures
+from realigner.report.figures import figures_tables, read_figures
 from realigner.report.rundir import RunFiles
 from realigner.report.tables import csv_of, inert, page_tables, write_tables
 
@@ -42,10 +42,12 @@ def test_the_exported_figures_are_the_unrounded_ones(run_dir: Path, html: str) -
     table = next(table for table in page_tables(html) if table.id == "figures")
     figures = read_figures(RunFiles(run_dir))
     assert [row[0] for row in table.rows] == list(figures)
-    for row, figure in zip(table.rows, figures.values(), strict=True):
-        found = figure.interval
+    (whole,) = figures_tables(RunFiles(run_dir), html)
+    assert (whole.id, whole.columns, whole.rows) == (table.id, table.columns, table.rows)
+    for row, one in zip(table.rows, figures.values(), strict=True):
+        found = one.interval
         assert row[1] == {"value": found.value, "low": found.low, "high": found.high}
-        assert row[2:8] == [figure.unit, found.n, figure.p, figure.p_holm, figure.margin, figure.seed]
+        assert row[2:8] == [one.unit, found.n, one.p, one.p_holm, one.margin, one.seed]
 
 
 def test_the_folded_rest_of_a_long_table_is_exported_with_its_beginning(run_dir: Path, tmp_path: Path) -> None:
@@ -58,6 +60,21 @@ def test_the_folded_rest_of_a_long_table_is_exported_with_its_beginning(run_dir:
     assert "50 more rows" in page
     (table,) = (table for table in page_tables(page) if table.id == "inside-all")
     assert table.rows == [[f"row {place}", place] for place in range(90)]
+
+
+def test_figures_for_which_the_page_has_no_room_are_exported(run_dir: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    content = json.loads((copy / "evidence/inside.json").read_text(encoding="utf-8"))
+    content["figures"] = {f"inside.layer_{place}.shift": figure(0.1) for place in range(700)}
+    (copy / "evidence/inside.json").write_text(json.dumps(content), encoding="utf-8")
+    write_index(copy)
+    page = render_report(copy, samples=1)
+    out = tmp_path / "tables"
+    out.mkdir()
+    write_tables(out, page, *figures_tables(RunFiles(copy), page))
+    found = json.loads((out / "figures.json").read_text(encoding="utf-8"))
+    assert [row[0] for row in found["rows"]] == list(read_figures(RunFiles(copy)))
+    assert "more are in tables/figures.csv" in page and "inside.layer_699.shift" not in page
 
 
 def test_a_figure_is_three_columns_of_a_csv(html: str) -> None:
