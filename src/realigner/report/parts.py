@@ -124,6 +124,12 @@ def read_evidence(run: RunFiles, name: str, *, draw: bool = False) -> Evidence:
     )
 
 
+def changes_in(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Return the figures of a part that say how far something moved: those beyond a drift where it has them."""
+    own = {name: figure for name, figure in figures.items() if name.endswith(".beyond_drift")}
+    return own or {name: figure for name, figure in figures.items() if name.endswith((".diff", ".change", ".shift"))}
+
+
 def recorded_parts(run: RunFiles) -> dict[str, str]:
     """Return the parts that belong to the run as it is now, in the order of measuring, each with its file's hash."""
     try:
@@ -187,9 +193,8 @@ def _plots(part: str, figures: Mapping[str, Figure]) -> Iterator[tuple[str, str]
         heading = "Before and after" if len(shares) <= MOST_DRAWN else f"The first {MOST_DRAWN} of {len(shares)}"
         yield heading, interval_plot(f"{part}-shares", shares[:MOST_DRAWN], f"{part}: before and after")
     changes: dict[str, list[tuple[str, Figure]]] = {}
-    for name, figure in figures.items():
-        if name.endswith((".diff", ".change", ".shift")):
-            changes.setdefault(figure.unit, []).append((_label(name.rpartition(".")[0], part), figure))
+    for name, figure in changes_in(figures).items():
+        changes.setdefault(figure.unit, []).append((_label(name.rpartition(".")[0], part), figure))
     for place, (unit, rows) in enumerate(changes.items()):
         drawn = rows
         if len(rows) > MOST_DRAWN:

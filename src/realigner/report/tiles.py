@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from realigner.report.interval import Figure
-from realigner.report.parts import PARTS, Evidence
+from realigner.report.parts import PARTS, Evidence, changes_in
 from realigner.report.rundir import Part
 from realigner.report.text import one_line
 
 LEVEL = 0.05
 _ATTACK = re.compile(r"stress\.[^.]+\.after")
-_CHANGES = (".diff", ".change", ".shift")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def _key(figures: Mapping[str, Figure]) -> tuple[str, str]:
         return refused.interval.shown("share"), "of harmless requests refused"
     if (won := figures.get("win_rate.after")) is not None:
         return won.interval.shown(won.shown_unit), f"{won.interval.shown_range(won.shown_unit)}; a tie is half a win"
-    changes = [figure for name, figure in figures.items() if name.endswith(_CHANGES)]
+    changes = changes_in(figures).values()
     if changes:
         return f"{sum(map(moved, changes))} of {len(changes)}", "changes told from chance"
     return f"{len(figures)}", "figures"
