@@ -13,7 +13,8 @@ from realigner.audit.gate import needs_audit
 from realigner.audit.stored import AUDIT
 from realigner.corrections.stage import journal_path
 from realigner.errors import RunDirError, StaleKeyError
-from realigner.oracle.build import store_path
+from realigner.evaluate.evidence import read_evidence
+from realigner.oracle.build import STORE, store_path
 from realigner.pipeline import run, stage_inputs
 from realigner.progress import SILENT, Progress
 from realigner.recipe import Recipe
@@ -99,13 +100,21 @@ def _elsewhere(recipe: Recipe, target: Path) -> Recipe:
         generate = corrections.generate.model_copy(update={"journal": journal})
         corrections = corrections.model_copy(update={"generate": generate})
     report = recipe.report.model_copy(update={"gate": None})  # a replay asks for the same numbers, not for good ones
+    evaluate = recipe.evaluate
+    if evaluate.oracle is not None and evaluate.oracle.kind == "judges":
+        own = evaluate.oracle.model_copy(update={"store": str(store_path(evaluate.oracle, recipe.output))})
+        evaluate = evaluate.model_copy(update={"oracle": own})
+    if evaluate.win_rate is not None and evaluate.win_rate.store is None:
+        store = str(Path(recipe.output).parent / STORE)
+        evaluate = evaluate.model_copy(update={"win_rate": evaluate.win_rate.model_copy(update={"store": store})})
     changes = {"output": str(target), "oracle": oracle, "corrections": corrections, "report": report}
+    changes["evaluate"] = evaluate
     return recipe.model_copy(update=changes)
 
 
 def compare(first: StoredRun, second: StoredRun) -> ReplayReport:
     """Compare what two runs wrote; what neither has is left out."""
-    parts = (_outcomes, _weights, _losses, _responses, _summaries)
+    parts = (_outcomes, _weights, _losses, _responses, _summaries, _evidence)
     found = tuple(item for part in parts for item in part(first.directory, second.directory))
     return ReplayReport(first.directory, second.directory, found)
 
@@ -151,6 +160,17 @@ def _summaries(first: Path, second: Path) -> Iterator[Comparison]:
     before, after = (_summary(run / "summary.json") for run in (first, second))
     for name in {**before, **after}:
         yield _same_numbers(name, *({name: side[name]} if name in side else {} for side in (before, after)))
+
+
+def _evidence(first: Path, second: Path) -> Iterator[Comparison]:
+    """Compare the figures of each part of `measure`."""
+    before, after = read_evidence(first), read_evidence(second)
+    for part in {**before, **after}:
+        sides = (
+            {name: figure["value"] for name, figure in found[part]["figures"].items()} if part in found else {}
+            for found in (before, after)
+        )
+        yield _same_numbers(f"evidence of {part}", *sides)
 
 
 def _same_rows(name: str, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Comparison:

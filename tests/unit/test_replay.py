@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from realigner.errors import RunDirError
+from realigner.evaluate.evidence import Evidence, Figure, write_evidence
 from realigner.recipe import Recipe
-from realigner.replay import ReplayReport, compare, replay
-from realigner.runs import Run, load_run
+from realigner.replay import ReplayReport, _elsewhere, compare, replay
+from realigner.runs import Run, StoredRun, load_run
 
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "method": "x"}
 
@@ -100,3 +101,31 @@ def test_what_one_run_lacks_is_a_difference(tmp_path: Path) -> None:
 def test_a_run_that_finished_no_stage_cannot_be_replayed(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="it finished no stage"):
         replay(store(tmp_path / "one"))
+
+
+def test_the_figures_of_each_part_of_the_evidence_are_compared(tmp_path: Path) -> None:
+    def measured(name: str, value: float) -> StoredRun:
+        directory = store(tmp_path / name)
+        (directory / "evidence").mkdir()
+        found = Evidence({"stress.any.after": Figure(value=value, low=0.0, high=1.0, n=4, method="x")})
+        write_evidence(directory / "evidence", "stress", found, key="k", seconds=1.0, settings={})
+        (directory / "evidence/index.json").write_text(json.dumps({"parts": [{"part": "stress"}]}))
+        return load_run(directory)
+
+    one, same, other = measured("one", 0.5), measured("same", 0.5), measured("other", 0.25)
+    assert compare(one, same).agrees
+    found = [item for item in compare(one, other).comparisons if item.agreement == "different"]
+    assert [item.name for item in found] == ["evidence of stress"]
+    without = compare(one, load_run(store(tmp_path / "without"))).comparisons[-1]
+    assert without.text == "1 of 1 values are on one side only"
+
+
+def test_a_replay_asks_no_judge_twice() -> None:
+    judge = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "m"}
+    oracle = {"kind": "judges", "llm": judge}
+    sections = {"model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": "p"}, "oracle": oracle}
+    evaluate = {"oracle": oracle, "win_rate": {"judge": judge}}
+    recipe = _elsewhere(Recipe.parse({"output": "runs/a", **sections, "evaluate": evaluate}), Path("runs/a/replay-1"))
+    assert recipe.evaluate.oracle is not None and recipe.evaluate.win_rate is not None
+    stores = {recipe.oracle.store, recipe.evaluate.oracle.store, recipe.evaluate.win_rate.store}
+    assert stores == {"runs/verdicts.sqlite"}

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from realigner.evaluate.evidence import Figure
-from realigner.evaluate.statistics import Interval, proportion
+from realigner.evaluate.statistics import ADJUSTED, Interval, adjusted_limits, proportion
 
-ADJUSTED = "adjusted Wald (one item gained and one lost added)"
 T = "Student's t"
 
 
@@ -45,20 +44,19 @@ def score_difference(before: Sequence[float], after: Sequence[float], margin: fl
         margin: how much worse still counts as no worse, above 0.
     """
     from scipy.stats import binomtest
-    from statsmodels.stats.weightstats import DescrStatsW
 
     differences = _differences(before, after)
     if len(differences) == 0:
         return None
-    low, high = DescrStatsW(np.append(differences, [1.0, -1.0])).zconfint_mean()
+    low, high = adjusted_limits(differences)
     value = float(differences.mean())
     gained, lost = int((differences == 1).sum()), int((differences == -1).sum())
     whole = gained + lost == int((differences != 0).sum())
     p = (binomtest(gained, gained + lost).pvalue if gained + lost else 1.0) if whole else _t_p(differences)
     return Figure(
         value=value,
-        low=max(min(float(low), value), -1.0),
-        high=min(max(float(high), value), 1.0),
+        low=low,
+        high=high,
         n=len(differences),
         method=ADJUSTED,
         unit="share",

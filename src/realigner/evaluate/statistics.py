@@ -120,7 +120,7 @@ def paired_change(before: Sequence[bool], after: Sequence[bool], seed: int) -> d
     from scipy.stats import binomtest
 
     differences = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
-    change = mean_interval(differences, seed)
+    change = _widened(mean_interval(differences, seed), differences)
     if change is None:
         return None
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
@@ -156,11 +156,39 @@ def clustered_change(
     sizes = np.bincount(groups)
     differences = np.array(after, dtype=float) - np.array(before, dtype=float)
     sums = np.bincount(groups, weights=differences)
-    change = ratio_interval(sums, sizes, seed)
+    change = _widened(ratio_interval(sums, sizes, seed), sums / sizes)
     assert change is not None
     gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
     p = _sign_flip_p(sums, seed)
     return {**change, "gained": gained, "lost": lost, "p": p, "p_method": "sign flips of prompts", "mcnemar_p": None}
+
+
+ADJUSTED = "adjusted Wald (one item gained and one lost added)"
+
+
+def adjusted_limits(differences: Any) -> tuple[float, float]:
+    """Return a 95 % interval for a mean change of shares, in [-1, 1], that has width for few items and equal ones too.
+
+    Bonett and Price (2012, Journal of Educational and Behavioral Statistics 37:479): Wald's, after one item gained and
+    one lost were added. Changes between −1 and 1 vary less than these, so it is on the safe side for them.
+
+    Args:
+        differences: after − before of each item.
+    """
+    from statsmodels.stats.weightstats import DescrStatsW
+
+    found = np.asarray(differences, dtype=float)
+    value = float(found.mean())
+    low, high = DescrStatsW(np.append(found, [1.0, -1.0])).zconfint_mean()
+    return max(min(float(low), value), -1.0), min(max(float(high), value), 1.0)
+
+
+def _widened(change: Interval | None, differences: Any) -> Interval | None:
+    """Return a change with width where all items changed alike: a bootstrap sees no way that others might not."""
+    if change is None or change["low"] < change["high"]:
+        return change
+    low, high = adjusted_limits(differences)
+    return Interval(**{**change, "low": low, "high": high, "method": ADJUSTED})
 
 
 def _sign_flip_p(sums: Any, seed: int) -> float:

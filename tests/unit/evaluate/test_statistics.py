@@ -12,6 +12,7 @@ from scipy import stats
 
 from realigner.evaluate import statistics
 from realigner.evaluate.statistics import (
+    ADJUSTED,
     clustered_change,
     clustered_proportion,
     holm,
@@ -194,18 +195,39 @@ def test_rows_without_any_kl_have_zero_and_no_nan_whatever_their_lengths() -> No
     assert (found["value"], found["low"], found["high"]) == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("items", [1, 2, 40])
-def test_items_that_never_change_have_no_change(items: int) -> None:
+@pytest.mark.parametrize("items", [1, 2, 40, 1000])
+def test_items_that_never_change_do_not_prove_that_none_would(items: int) -> None:
+    """Bonett and Price 2012 with none gained and none lost: z √(2 / ((n + 1) (n + 2)))."""
     found = paired_change([True] * items, [True] * items, 0)
     assert found is not None
-    assert (found["value"], found["low"], found["high"], found["mcnemar_p"]) == (0.0, 0.0, 0.0, 1.0)
+    assert (found["value"], found["mcnemar_p"], found["method"]) == (0.0, 1.0, ADJUSTED)
+    reach = min(Z * math.sqrt(2 / ((items + 1) * (items + 2))), 1)
+    assert found["high"] == pytest.approx(reach)
+    assert found["low"] == pytest.approx(-reach)
+    several = clustered_change([True] * 2 * items, [True] * 2 * items, [i // 2 for i in range(2 * items)], 0)
+    assert several is not None
+    assert several["high"] == pytest.approx(found["high"]), "two answers to a prompt are no two prompts"
 
 
-def test_items_that_all_change_have_all_of_it() -> None:
+def test_items_that_all_change_do_not_prove_that_all_would() -> None:
     found = paired_change([False] * 10, [True] * 10, 0)
     assert found is not None
-    assert (found["value"], found["low"], found["high"]) == (1.0, 1.0, 1.0)
+    assert (found["value"], found["high"]) == (1.0, 1.0)
+    assert 0.4 < found["low"] < 0.6
     assert found["mcnemar_p"] == pytest.approx(2 / 1024)
+
+
+@pytest.mark.parametrize(("gain", "loss", "n"), [(0.02, 0.02, 50), (0.05, 0.0, 30), (0.97, 0.0, 20)])
+def test_a_change_is_covered_also_where_few_items_change_or_nearly_all(gain: float, loss: float, n: int) -> None:
+    """One or two items decide here."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    for seed in range(100):
+        kind = rng.choice([1, -1, 0], size=n, p=[gain, loss, 1 - gain - loss])
+        found = paired_change([bool(k == -1) for k in kind], [bool(k == 1) for k in kind], seed)
+        assert found is not None
+        covered += found["low"] <= gain - loss <= found["high"]
+    assert covered / 100 >= LEAST
 
 
 # -- answers in clusters --------------------------------------------------------------------------------------------
