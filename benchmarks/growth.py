@@ -126,8 +126,6 @@ def by_pairs(bench: Bench, sizes: Sizes, folder: Path) -> Path:
         recipe = bench.make("write_run", folder / f"streamed-{pairs}", pairs)
         bench.add("pairs", "triage", pairs, "stage", str(recipe), "triage")
         bench.add("pairs", "gold batch", pairs, "gold", str(recipe))
-        if pairs < 1_000_000:  # five minutes of tokenisation would show nothing that a tenth of it does not
-            bench.add("pairs", "tokens", pairs, "tokens", str(recipe))
         encoded, weights = folder / f"{pairs}.arrow", folder / f"{pairs}.parquet"
         bench.make("write_encoded_pairs", encoded, pairs)
         bench.add("pairs", "weigh, without the model", pairs, "weigh_without_model", str(encoded), str(weights))
@@ -139,6 +137,8 @@ def by_pairs(bench: Bench, sizes: Sizes, folder: Path) -> Path:
         for name in STAGES:
             what = "triage, small" if name == "triage" else name
             bench.add("pairs", what, pairs, "stage", str(recipe), name)
+            if name == "triage":
+                bench.add("pairs", "tokens", pairs, "tokens", str(recipe))
     return folder / f"whole-{sizes.whole[0]}" / "recipe.yaml"
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 GROUP_ROWS = 1024
-"""Rows of a row group: what is held in memory when writing and when reading."""
+"""Rows that are held as Python objects when writing and when reading."""
+TABLES = 8
+"""So many of them make a row group: each has a description that the writer holds to the end, 30 kB of it."""
 LATER = ("topic",)
 """Columns that came later: a file may lack them."""
 
@@ -46,7 +48,7 @@ def triage_schema() -> pa.Schema:
 
 
 def write_triage(triaged: Iterable[TriagedPair], path: str | Path) -> int:
-    """Write pairs as they come, one row group at a time, and return their number.
+    """Write pairs as they come, some thousands at a time, and return their number.
 
     The file is complete only when this returns: give a temporary path and rename it then.
 
@@ -57,14 +59,19 @@ def write_triage(triaged: Iterable[TriagedPair], path: str | Path) -> int:
     import pyarrow.parquet as pq
 
     rows, count = iter(triaged), 0
+    tables: list[pa.Table] = []
     with pq.ParquetWriter(path, triage_schema(), compression="zstd") as writer:
         while group := list(islice(rows, GROUP_ROWS)):
             try:
-                table = pa.Table.from_pylist([_to_row(item) for item in group], schema=triage_schema())
+                tables.append(pa.Table.from_pylist([_to_row(item) for item in group], schema=triage_schema()))
             except UnicodeEncodeError:
                 raise _refuse_surrogate(group) from None
-            writer.write_table(table)
             count += len(group)
+            if len(tables) == TABLES or len(group) < GROUP_ROWS:
+                writer.write_table(pa.concat_tables(tables))
+                tables.clear()
+        if tables:
+            writer.write_table(pa.concat_tables(tables))
     return count
 
 
