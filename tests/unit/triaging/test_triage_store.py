@@ -106,9 +106,11 @@ def test_one_side_of_the_split_can_be_read_alone(tmp_path: Path) -> None:
 
 def test_rows_are_written_and_read_a_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "GROUP_ROWS", 4)
-    written = [example(str(i)) for i in range(10)]
+    monkeypatch.setattr(store, "TABLES", 2)
+    written = [example(str(i)) for i in range(20)]
     write_triage(iter(written), tmp_path / "t.parquet")
-    assert pq.ParquetFile(tmp_path / "t.parquet").metadata.num_row_groups == 3
+    file = pq.ParquetFile(tmp_path / "t.parquet").metadata
+    assert [file.row_group(i).num_rows for i in range(file.num_row_groups)] == [8, 8, 4]
     assert list(read_triage(tmp_path / "t.parquet")) == written
 
 
