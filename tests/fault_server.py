@@ -48,8 +48,8 @@ class Server:
         self.good: Counter[str] = Counter()
         self.order: list[list[Any]] = []
         self.seen: list[dict[str, Any]] = []
-        self.kept: dict[str, dict[str, Any]] = {}
-        """Good answers by idempotency key: the same request again is answered by them, and not paid for."""
+        self.kept: dict[str, Any] = {}
+        """Replies with status 200 by idempotency key: the same request again has the same reply, and costs nothing."""
         self.replayed = 0
         self.open = self.most_open = 0
 
@@ -129,6 +129,8 @@ class Server:
             return True
         if fault in REPLIES:
             reply = REPLIES[fault](text)
+            if "idempotency-key" in headers:
+                self.kept[headers["idempotency-key"]] = reply
             return await self.write(writer, 200, reply)
         if fault == "echo":
             return await self.write(writer, 200, completion(json.dumps({"key": headers.get("authorization", "none")})))

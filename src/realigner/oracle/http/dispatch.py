@@ -48,9 +48,8 @@ class Work:
     began: float = 0.0
     """When the last attempt began."""
     attempts: int = 0
-    replies: int = 0
-    """Whole replies that came, of any status. What was sent without one may have been answered all the same."""
     garbled: int = 0
+    """Replies with status 200 that made no sense. A server that knows requests again would only repeat them."""
 
 
 @dataclass(slots=True)
@@ -144,7 +143,7 @@ class Dispatcher:
 
     async def _run(self, work: Work) -> None:
         try:
-            result = await self.transport.post(work.body, work.replies)
+            result = await self.transport.post(work.body, work.garbled)
             self._settle(work, result, self.loop.time())
         except asyncio.CancelledError:
             raise
@@ -162,7 +161,6 @@ class Dispatcher:
                 work.garbled += result.garbled
                 self._again(work, now, result.why, status=0)
             return
-        work.replies += 1
         if result.status != 200:
             self._refused(work, result, *_said(result.raw), now)
             return

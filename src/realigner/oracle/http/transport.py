@@ -50,17 +50,17 @@ class Transport:
             trust_env=False,
         )
 
-    async def post(self, body: bytes, replies: int | None = None) -> Reply | Broken:
+    async def post(self, body: bytes, anew: int | None = None) -> Reply | Broken:
         """Send one body. Redirects are not followed: the key is for the host that the user named.
 
         Args:
             body: what is sent.
-            replies: how many replies to it came before. Where the server takes idempotency keys, an equal body with an
-                equal number is to it the same request, also from another process. None: no key is sent.
+            anew: how often it was answered already, in vain. Where the server takes idempotency keys, an equal body
+                with an equal number is to it the same request, also from another process. None: no key is sent.
         """
         headers = None
-        if self._idempotency_header is not None and replies is not None:
-            headers = {self._idempotency_header: f"{sha256(body).hexdigest()[:32]}-{replies}"}
+        if self._idempotency_header is not None and anew is not None:
+            headers = {self._idempotency_header: f"{sha256(body).hexdigest()[:32]}-{anew}"}
         try:
             async with self._session.post(
                 self._url, data=body, headers=headers, allow_redirects=False, proxy=self._proxy
