@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 import yaml
@@ -18,6 +17,7 @@ from lm_eval.evaluator import evaluate
 
 from realigner.errors import DataError, RecipeError, did_you_mean
 from realigner.evaluate.harness import HubCode, no_code_from_the_hub, quiet
+from realigner.evaluate.utility import definition
 from realigner.evaluate.utility_docs import Leaf
 from realigner.recipe_evaluate import UtilityTask
 from realigner.records import text_hash
@@ -183,8 +183,7 @@ def _configured(task: UtilityTask, leaf: Leaf, max_new_tokens: int) -> Any:
     """Return lm_eval's task over the documents of one group."""
     from datasets import Dataset
 
-    text = files("realigner.evaluate").joinpath("tasks", f"{task.name}.yaml").read_text(encoding="utf-8")
-    config = yaml.safe_load(text)
+    config = yaml.safe_load(definition(task.name))
     asked = Dataset.from_list([dict(document.fields) for document in leaf.asked])
     splits = {"test": asked}
     if leaf.examples:

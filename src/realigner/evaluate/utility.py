@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from realigner.evaluate.paired import mean_difference, mean_level, score_differe
 from realigner.evaluate.parts import Comparison, file_identity
 from realigner.evaluate.utility_docs import READERS, leaves, read_documents
 from realigner.recipe_evaluate import UtilitySettings, UtilityTask
+from realigner.records import text_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +30,7 @@ INSTALL = "Install it: pip install 'realigner[utility]'"
 
 
 def inputs(settings: UtilitySettings) -> dict[str, Any]:
-    """Return the identities of the tasks' files, which are read once so that broken ones are refused at once.
+    """Return the identities of the tasks' files and definitions; files are read once, to refuse broken ones at once.
 
     Raises:
         RecipeError: lm_eval is not installed or does not know a task, a file is not there, or is given for a task that
@@ -45,10 +48,17 @@ def inputs(settings: UtilitySettings) -> dict[str, Any]:
             )
     _refuse_unknown([task.name for task in settings.tasks if task.path is None])
     local = [task for task in settings.tasks if task.path is not None]
-    found = {task.name: file_identity(str(task.path), f"evaluate.utility.tasks.{task.name}.path") for task in local}
+    found: dict[str, Any] = {"lm_eval": version("lm_eval")}  # other releases may score otherwise
     for task in local:
+        place = f"evaluate.utility.tasks.{task.name}.path"
+        found[task.name] = [file_identity(str(task.path), place), text_hash(definition(task.name))]
         leaves(task, read_documents(task), 1, 0)
     return found
+
+
+def definition(name: str) -> str:
+    """Return the text of a task's definition."""
+    return files("realigner.evaluate").joinpath("tasks", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _refuse_unknown(names: Sequence[str]) -> None:

@@ -131,6 +131,18 @@ def test_names_of_figures_have_no_dots_nor_capitals() -> None:
 # -- what is refused before anything is computed --------------------------------------------------------------------
 
 
+def test_a_changed_file_or_definition_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = settings(tmp_path)
+    first = utility.inputs(asked)
+    with (tmp_path / "mmlu.jsonl").open("a") as file:
+        file.write("\n")
+    second = utility.inputs(asked)
+    assert second["mmlu"] != first["mmlu"] and second["gsm8k"] == first["gsm8k"]
+    real = utility.definition
+    monkeypatch.setattr(utility, "definition", lambda name: real(name) + "# other words")
+    assert utility.inputs(asked)["gsm8k"] != first["gsm8k"]
+
+
 def test_without_lm_eval_the_install_line_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(utility, "find_spec", lambda name: None if name == "lm_eval" else real(name))
@@ -151,7 +163,7 @@ def test_a_name_that_lm_eval_does_not_know_is_refused_before_training(monkeypatc
     monkeypatch.setattr(harness_tasks, "task_manager", Index)
     asked = [UtilitySettings.model_validate({"tasks": [{"name": name}]}) for name in ("arc_easy", "mmlu", "arc_esy")]
     for known in asked[:2]:
-        assert utility.inputs(known) == {}  # found in lm_eval's own files, without its index
+        assert set(utility.inputs(known)) == {"lm_eval"}  # found in lm_eval's own files, without its index
     with pytest.raises(RecipeError, match=r"task 'arc_esy': lm_eval has no task of that name.*Did you mean 'arc_easy'"):
         utility.inputs(asked[2])
 
