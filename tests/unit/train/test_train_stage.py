@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import saved_tiny, tiny_model, tiny_tokenizer
@@ -27,6 +28,7 @@ from realigner.errors import RecipeError
 from realigner.model.export import export_model
 from realigner.model.load import wrap_in_adapter
 from realigner.recipe import Recipe
+from realigner.report.card import write_card
 from realigner.runs import load_run
 from realigner.train.stage import Completions, last_checkpoint, mean_loss
 
@@ -177,7 +179,11 @@ def logits(path: Path) -> torch.Tensor:
 
 
 def test_adapter_and_merged_export_give_the_same_logits(whole: Path, weighed: Path, tmp_path: Path) -> None:
+    card = write_card(whole)
+    assert ModelCard.load(card).data.library_name == "peft"
     merged = export_model(whole, tmp_path / "merged", merge=True)
+    assert ModelCard.load(merged / "README.md").data.library_name == "transformers"
+    card.unlink()
     assert not (merged / "adapter_config.json").exists()
     assert torch.allclose(logits(merged), logits(whole / "model"), atol=1e-5)
     assert not torch.allclose(logits(merged), logits(weighed / "model"), atol=1e-2)
