@@ -117,7 +117,7 @@ def read_before_after(content: Any) -> BeforeAfter:
 
 def _figure(value: float, unit: Unit) -> str:
     if unit == "share":
-        return f"{100 * value:.1f}{PER_CENT}".replace("-", "−")
+        return f"{100 * value:z.1f}{PER_CENT}".replace("-", "−")
     if value == 0:
         return "0"
     text = f"{value:#.3g}".rstrip(".") if 1e-4 <= abs(value) < 1e3 else f"{value:.3g}"

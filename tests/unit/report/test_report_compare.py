@@ -144,6 +144,11 @@ def test_the_arms_of_a_study_are_columns_with_means_over_seeds(tmp_path: Path) -
     assert "safety.agreement" in render_comparison([first, second])
 
 
+def test_signs_are_minus_signs_and_nothing_is_less_than_nothing() -> None:
+    assert Interval(-0.0001, -0.02, 0.1, 9, "m").shown("share") == "0.0\u00a0%"
+    assert Interval(-0.0001, -0.02, 0.1, 9, "m").shown_range("share") == "−2.0\u00a0% to 10.0\u00a0%"
+
+
 def test_a_figure_reads_what_is_there_and_drops_what_is_no_number() -> None:
     found = read_figure({"value": 0.1, "low": float("nan"), "high": 1, "n": 3, "p": "x", "margin": 0.5, "seed": 7})
     assert found is not None and found.interval.low is None and found.interval.high is None
