@@ -270,8 +270,9 @@ class GoldSettings(Section):
 class ImpactSettings(Section):
     """Alignment-impact weights w_i = <P g_J, g_i>."""
 
-    weighting: Literal["impact", "uniform"] = "impact"
-    """`uniform`: weight 1 for every conflict, the control."""
+    weighting: Literal["impact", "uniform"] = "uniform"
+    """`uniform`: weight 1 for every conflict. `impact`: by w_i, also meant where another setting of this section
+    is given and this one is not."""
     gold: GoldSettings = GoldSettings()
     score: Literal["dot", "cosine", "per_token"] = "dot"
     """`cosine` divides by the norms (one backward pass per pair, slower); `per_token` divides each response's
@@ -293,6 +294,14 @@ class ImpactSettings(Section):
     `none`: the scores as they are."""
     per_class: bool = False
     """Normalise INVERT and PUNISH each by itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _who_says_how_to_weigh_wants_weights(cls, given: Any) -> Any:
+        """Take `weighting: impact` as said where something else of this section is: no setting does nothing."""
+        if isinstance(given, dict) and given and "weighting" not in given:
+            return {**given, "weighting": "impact"}
+        return given
 
 
 class LossSettings(Section):

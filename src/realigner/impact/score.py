@@ -124,7 +124,7 @@ def impact_weights(
     triaged: Sequence[TriagedPair],
     processing_class: Any,
     *,
-    impact: ImpactSettings = ImpactSettings(),  # noqa: B008 - frozen
+    impact: ImpactSettings = ImpactSettings(weighting="impact"),  # noqa: B008 - frozen
     loss: LossSettings = LossSettings(),  # noqa: B008 - frozen
     text: TextSettings = TextSettings(),  # noqa: B008 - frozen
     gold: GoldBatch | None = None,

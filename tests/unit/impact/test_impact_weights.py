@@ -215,3 +215,22 @@ def test_uniform_weighs_every_conflict_one_and_counts_the_tokens_its_loss_reads(
     assert weights.scores.tokens[0] == expected
     counts = {str(o): sum(e["outcome"] == o for e in examples) for o in set(CONFLICTS.values())}
     assert {name: found.effective_sample_size for name, found in weights.classes.items()} == pytest.approx(counts)
+
+
+# -- the default ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "weighting"),
+    [
+        ({}, "uniform"),
+        ({"gold": {"size": 6}}, "impact"),
+        ({"score": "cosine"}, "impact"),
+        ({"weighting": "uniform", "gold": {"size": 6}}, "uniform"),
+        ({"weighting": "impact"}, "impact"),
+    ],
+)
+def test_weights_are_uniform_unless_something_is_said_of_how_to_weigh(said: dict[str, Any], weighting: str) -> None:
+    found = ImpactSettings.model_validate(said)
+    assert found.weighting == weighting
+    assert ImpactSettings.model_validate(found.model_dump(mode="json")) == found
