@@ -115,8 +115,8 @@ def test_every_item_has_one_verdict_or_is_invalid_and_nothing_is_paid_for_twice(
 
 def test_a_server_that_takes_idempotency_keys_is_paid_once_for_every_answer(tmp_path: Path) -> None:
     with fault_server.running() as server:
-        recipe = write_recipe(tmp_path, server, "mixed-2", 500, idempotency_header="Idempotency-Key")
-        for answers in (250, 600):
+        recipe = write_recipe(tmp_path, server, "mixed-2", 300, idempotency_header="Idempotency-Key")
+        for answers in (150, 350):
             killed_after(answers, recipe, server)
         assert start(recipe).wait() == 0
         log = server.log()
