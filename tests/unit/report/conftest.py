@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_run import write_run
 
-from realigner.report import plots
+from realigner.report import plots, render_report
 
 
 class Blank:
@@ -27,15 +27,24 @@ class Blank:
         return self
 
 
+@contextmanager
+def nothing(*_: object, **__: object) -> Iterator[Blank]:
+    """Take the place of `plots.drawing`."""
+    yield Blank()
+
+
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing: for tests whose claim is not about pictures, which take most of the time."""
-
-    @contextmanager
-    def nothing(*_: object, **__: object) -> Iterator[Blank]:
-        yield Blank()
-
     monkeypatch.setattr(plots, "drawing", nothing)
+
+
+@pytest.fixture(scope="session")
+def plain_page(run_dir: Path) -> str:
+    """The page of the finished run without its pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "drawing", nothing)
+        return render_report(run_dir)
 
 
 @pytest.fixture(scope="session")

@@ -400,8 +400,8 @@ def test_everything_needed_to_reproduce_is_on_the_page(run_dir: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_the_page_says_what_changed_between_the_policies_word_by_word(run_dir: Path) -> None:
-    html = render_report(run_dir)
+def test_the_page_says_what_changed_between_the_policies_word_by_word(plain_page: str) -> None:
+    html = plain_page
     words = Page(html).words
     assert "1 added, 1 dropped, 2 edited, 1 unchanged" in words
     assert "<del>has. </del>" in html and "<ins>may have; say what a doctor would check.</ins>" in html
@@ -410,8 +410,8 @@ def test_the_page_says_what_changed_between_the_policies_word_by_word(run_dir: P
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_what_judging_cost_is_on_the_page(run_dir: Path) -> None:
-    words = Page(render_report(run_dir)).words
+def test_what_judging_cost_is_on_the_page(plain_page: str) -> None:
+    words = Page(plain_page).words
     for told in (
         "triage 705 350 000 7 000 1.25 USD 700 300 5",
         "measure 60",
