@@ -22,10 +22,11 @@ from realigner.report.figures import read_figures
 from realigner.report.interval import Figure, Interval, read_interval
 from realigner.report.page import render
 from realigner.report.rundir import RunFiles, mapping, number, part
+from realigner.report.study import is_study, study_columns
 from realigner.report.tables import write_tables
 from realigner.report.text import one_line
 
-MARK, ROWS = "comparison.json", "rows.jsonl"
+MARK = "comparison.json"
 MOST_COLUMNS, MOST_FIGURES = 24, 600
 MATTERS = ("policy hash", "judge of the answers", "data", "held-out prompts")
 """What must be the same for agreement to be comparable."""
@@ -101,14 +102,12 @@ def read_columns(paths: Sequence[Path]) -> list[Column]:
     """
     columns: list[Column] = []
     for path, name in zip(paths, _names(paths), strict=True):
-        if (path / ROWS).is_file() and not (path / MANIFEST).is_file():
-            from realigner.report.study import study_columns
-
-            columns += study_columns(path / ROWS)
-        elif (path / MANIFEST).is_file():
+        if (path / MANIFEST).is_file():
             columns.append(_run_column(RunFiles(path), name))
+        elif is_study(path):
+            columns += study_columns(path)
         else:
-            rule = f"it holds neither {MANIFEST} of a run nor {ROWS} of a study"
+            rule = f"it holds neither {MANIFEST} of a run nor rows of a study"
             raise RunDirError(f"{path}", rule, "Name run directories, or the output of a study")
     if not 2 <= len(columns) <= MOST_COLUMNS:
         rule = f"a comparison takes 2 to {MOST_COLUMNS} runs or arms"

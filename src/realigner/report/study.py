@@ -10,18 +10,30 @@ from realigner.errors import RunDirError
 from realigner.report.interval import Figure, Interval
 
 UNTRAINED = "m-ref"
+CELLS, ROWS = "cells", "rows.jsonl"
+TUNING = "tuning"
+"""The shift of the search."""
 
 if TYPE_CHECKING:
     from realigner.report.compare import Column
 
 
-def study_columns(path: Path) -> list[Column]:
-    """Return a column for each arm of a study's `rows.jsonl`, from the rows with the study's most frequent setting.
+def is_study(path: Path) -> bool:
+    """Whether a directory is the output of a study."""
+    return (path / ROWS).is_file() or (path / CELLS).is_dir()
 
-    Rows of sweeps (noise, scale, ablations) have other settings and are left out: their arms mean something else.
+
+def study_columns(path: Path) -> list[Column]:
+    """Return a column for each arm of a study that is done or under way, from rows with its most frequent setting.
+
+    Rows of sweeps (noise, scale, ablations) have other settings and are left out: their arms mean something else. So
+    are rows of the shift that learning rates are searched on.
+
+    Args:
+        path: the output of the study: `cells/*.json` while it is under way, `rows.jsonl` when it is done.
 
     Raises:
-        RunDirError: the file is damaged, or holds no arm.
+        RunDirError: a row is damaged, or there is no arm.
     """
     from realigner.lab.tables import READINGS, mean_of
     from realigner.report.compare import Column
@@ -48,7 +60,7 @@ def study_columns(path: Path) -> list[Column]:
                     )
         seeds = sorted({str(row["seed"]) for row in own})
         facts = {
-            "study": path.parent.name,
+            "study": path.name,
             "seeds": ", ".join(seeds),
             "learning rate": ", ".join(sorted({str(row.get("learning_rate")) for row in own})),
         }
@@ -56,10 +68,17 @@ def study_columns(path: Path) -> list[Column]:
     return columns
 
 
+def _texts(path: Path) -> list[str]:
+    """Return the JSON of every row."""
+    collected, cells = path / ROWS, sorted((path / CELLS).glob("*.json"))
+    lines = collected.read_text(encoding="utf-8").splitlines() if collected.is_file() else []
+    return [*lines, *(cell.read_text(encoding="utf-8") for cell in cells)]
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        rows = [row for row in found if row["kind"] == "arms"]
+        found = {row["key"]: row for row in map(json.loads, filter(str.strip, _texts(path)))}
+        rows = [row for row in found.values() if row["kind"] == "arms" and row["shift"] != TUNING]
         settings = [json.dumps(row["setting"], sort_keys=True) for row in rows]
         rates = {(row["arm"], row["learning_rate"]): 0 for row in rows}
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -106,7 +106,7 @@ def test_runs_of_the_same_name_are_told_apart(run_dir: Path, tmp_path: Path) -> 
 def test_what_cannot_be_compared_is_refused(run_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="a comparison takes 2 to 24 runs"):
         read_columns([run_dir])
-    with pytest.raises(RunDirError, match=r"neither manifest.json of a run nor rows.jsonl of a study"):
+    with pytest.raises(RunDirError, match=r"neither manifest.json of a run nor rows of a study"):
         read_columns([run_dir, tmp_path])
     (tmp_path / "rows.jsonl").write_text("{}\n")
     with pytest.raises(RunDirError, match="it is no record of a study"):
@@ -132,8 +132,12 @@ def study_row(arm: str, seed: int, agreement: float, **more: Any) -> dict[str, A
 def test_the_arms_of_a_study_are_columns_with_means_over_seeds(tmp_path: Path) -> None:
     rows = [study_row(arm, seed, base + 0.01 * seed) for arm, base in (("a", 0.5), ("b", 0.8)) for seed in (0, 1, 2)]
     rows.append(study_row("a", 0, 0.1, setting={"pairs": 9}))  # of a sweep
-    rows.append(study_row("a", 0, 0.2, learning_rate=1.0))  # of the search for a rate
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows.append(study_row("a", 0, 0.2, learning_rate=1.0))  # at a rate that the search left
+    rows.append(study_row("a", 100, 0.9, shift="tuning"))  # of the search for a rate
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    (tmp_path / "cells").mkdir()
+    for row in rows[:3]:  # one of which was collected already
+        (tmp_path / "cells" / f"{row['key']}.json").write_text(json.dumps(row))
     first, second = read_columns([tmp_path])
     assert (first.name, second.name) == ("a", "b")
     found = first.figures["safety.agreement"]
