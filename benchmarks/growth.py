@@ -33,9 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, arguments, write
+from realigner.pipeline import NAMES
 
 COMMAND = "import sys; from realigner.cli.main import main; sys.exit(main())"
-STAGES = ("triage", "reference", "weigh", "train", "generate", "evaluate", "report")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def by_pairs(bench: Bench, sizes: Sizes, folder: Path) -> Path:
         shutil.rmtree(recipe.parent)
     for pairs in sizes.whole:
         recipe = bench.make("write_run", folder / f"whole-{pairs}", pairs)
-        for name in STAGES:
+        for name in NAMES:
             what = "triage, small" if name == "triage" else name
             bench.add("pairs", what, pairs, "stage", str(recipe), name)
             if name == "triage":
