@@ -59,5 +59,5 @@ def test_memory_that_a_piece_of_work_takes_and_gives_back_is_seen(monkeypatch: p
     monkeypatch.setattr(growth_work, "hold", lambda mb: float(np.ones(mb * 2**17).sum()) * 0 + 7.0, raising=False)
     found = growth_work.measured("hold", 64)
     assert found["seconds"] == 7.0
-    assert 60 < found["peak_mb"] < 100
-    assert 60 < found["own_mb"] < 100
+    assert 50 < found["peak_mb"] < 100  # 64, but for what the allocator had to spare
+    assert 50 < found["own_mb"] < 100

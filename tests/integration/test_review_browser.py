@@ -74,6 +74,7 @@ def join(context: BrowserContext, name: str = "Ada") -> Page:
     page.get_by_label("Your name").fill(name)
     page.get_by_role("button", name="Begin").click()
     expect(page.get_by_text("Your code").first).to_be_visible()
+    page.wait_for_load_state()  # text is there before the script that hears keys
     return page
 
 
@@ -205,6 +206,7 @@ def test_every_flow_with_the_keyboard_alone(begin: Begin) -> None:
         keys.press("Enter")
         page.get_by_text("Saved").wait_for()
         page.wait_for_function(f"location.pathname != '/task/preference/{len(values(store, 'preference'))}'")
+        page.wait_for_load_state()
         entry = list(store.history(store.study.tasks["preference"]))[-1]
         assert entry.value == Choice(entry.places[0] if kept == 0 else kept)
     page.goto("/task/correction")
