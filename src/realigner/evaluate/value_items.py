@@ -135,7 +135,7 @@ def _names(row: FileRow, value: Any) -> list[str]:
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # all that literal_eval raises
             value = None
     names = [str(name).strip() for name in value] if isinstance(value, list | tuple) else []
     if not names or not all(names):

@@ -95,6 +95,10 @@ def test_a_survey_needs_its_questions(tmp_path: Path) -> None:
             {"dilemma_situation": "s", "action": "a", "values_aggregated": "honesty"},
             "values_aggregated is no list of names",
         ),
+        (
+            {"dilemma_situation": "s", "action": "a", "values_aggregated": "{[]: 1}"},
+            "values_aggregated is no list of names",
+        ),
     ],
 )
 def test_a_broken_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
