@@ -18,11 +18,11 @@ from realigner.baselines import UNTRAINED
 from realigner.errors import RealignerError, TrainingDiverged
 from realigner.lab.experiment import run_cell
 from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells, searched_arms
+from realigner.lab.tables import CELLS, ROWS, read_rows
 from realigner.lab.tables import Row as Row
 from realigner.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
-CELLS, ROWS = "cells", "rows.jsonl"
 
 
 class Results:
@@ -32,17 +32,11 @@ class Results:
         self.directory = Path(directory)
         (self.directory / CELLS).mkdir(parents=True, exist_ok=True)
         self.rows: dict[str, Row] = {}
-        collected = self.directory / ROWS
-        if collected.exists():
-            with collected.open(encoding="utf-8") as file:
-                self.rows = {row["key"]: row for row in map(json.loads, file)}
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the cells that were made since."""
-        for path in (self.directory / CELLS).glob("*.json"):
-            if path.stem not in self.rows:
-                self.rows[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        """Read the rows that were made since."""
+        self.rows = read_rows(self.directory) | self.rows
 
     def collect(self) -> None:
         """Write all rows into one file, sorted, and remove the cells' own files."""

@@ -5,14 +5,29 @@ Intervals over seeds are Student's t at 95 %. Every comparison of two arms takes
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
+CELLS, ROWS = "cells", "rows.jsonl"
 Row = dict[str, Any]
 """A cell's results, as the study stored them."""
 Reading = Callable[[Row], float | None]
+
+
+def read_rows(directory: Path) -> dict[str, Row]:
+    """Return the rows of a study by cell: those collected in `rows.jsonl`, and `cells/<key>.json` made since."""
+    collected, rows = directory / ROWS, {}
+    if collected.exists():
+        with collected.open(encoding="utf-8") as file:
+            rows = {row["key"]: row for row in map(json.loads, filter(str.strip, file))}
+    for path in sorted((directory / CELLS).glob("*.json")):
+        if path.stem not in rows:
+            rows[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+    return rows
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from realigner.errors import RunDirError
 from realigner.report.interval import Figure, Interval
 
 UNTRAINED = "m-ref"
-CELLS, ROWS = "cells", "rows.jsonl"
 TUNING = "tuning"
 """The shift of the search."""
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 def is_study(path: Path) -> bool:
     """Whether a directory is the output of a study."""
+    from realigner.lab.tables import CELLS, ROWS
+
     return (path / ROWS).is_file() or (path / CELLS).is_dir()
 
 
@@ -68,17 +69,11 @@ def study_columns(path: Path) -> list[Column]:
     return columns
 
 
-def _texts(path: Path) -> list[str]:
-    """Return the JSON of every row."""
-    collected, cells = path / ROWS, sorted((path / CELLS).glob("*.json"))
-    lines = collected.read_text(encoding="utf-8").splitlines() if collected.is_file() else []
-    return [*lines, *(cell.read_text(encoding="utf-8") for cell in cells)]
-
-
 def _rows(path: Path) -> list[dict[str, Any]]:
+    from realigner.lab.tables import read_rows
+
     try:
-        found = {row["key"]: row for row in map(json.loads, filter(str.strip, _texts(path)))}
-        rows = [row for row in found.values() if row["kind"] == "arms" and row["shift"] != TUNING]
+        rows = [row for row in read_rows(path).values() if row["kind"] == "arms" and row["shift"] != TUNING]
         settings = [json.dumps(row["setting"], sort_keys=True) for row in rows]
         rates = {(row["arm"], row["learning_rate"]): 0 for row in rows}
     except (ValueError, KeyError, TypeError, OSError) as error:
