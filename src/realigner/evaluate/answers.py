@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from realigner.evaluate.agreement import Answered
 from realigner.model.chat import Encoder
-from realigner.model.generate import generate_shared
+from realigner.model.generate import generate
 from realigner.model.load import load_model, load_model_config
 from realigner.model.stage import recipe_encoder
 from realigner.progress import Progress
@@ -141,7 +141,7 @@ def _answers_of(
     samples, how = recipe.generate.samples, json.dumps(recipe.generate.model_dump(mode="json"), sort_keys=True)
     each = [(question, sample) for sample in range(samples) for question in questions]
     prompts = [question.prompt for question, _ in each]
-    responses = generate_shared(
+    responses = generate(
         load_model(settings),
         encoder,
         prompts,
@@ -149,6 +149,7 @@ def _answers_of(
         seed=recipe.seed,
         progress=progress,
         label=f"answers {side}",
+        shared=True,
     )
     rows = []
     for (question, sample), response in zip(each, responses, strict=True):

@@ -38,6 +38,7 @@ def generate(
     seed: int,
     progress: Progress = SILENT,
     label: str = "generating",
+    shared: bool = False,
 ) -> list[Response]:
     """Return one response to each prompt, in order.
 
@@ -45,24 +46,10 @@ def generate(
     `batch_size`; each batch has a seed of its own, which is stored with its responses. Of the model's own generation
     defaults (temperature, penalties, lengths) only its end tokens are taken over.
     """
-    found = _answers(model, encoder, prompts, settings, seed, progress, label, deal=list)
-    return [found[i] for i in range(len(prompts))]
-
-
-def generate_shared(
-    model: Any,
-    encoder: Encoder,
-    prompts: Sequence[Prompt],
-    settings: GenerateSettings,
-    *,
-    seed: int,
-    progress: Progress = SILENT,
-    label: str = "generating",
-) -> list[Response]:
-    """Return what `generate` does; its batches are dealt out to the processes that run this in step."""
-    mine = _answers(model, encoder, prompts, settings, seed, progress, label, deal=ranks.share)
-    parts = ranks.collect([[i, r.text, r.finish, r.tokens, r.seed] for i, r in mine.items()])
-    found = {i: Response(*rest) for part in parts for i, *rest in part}
+    found = _answers(model, encoder, prompts, settings, seed, progress, label, deal=ranks.share if shared else list)
+    if shared:
+        parts = ranks.collect([[i, r.text, r.finish, r.tokens, r.seed] for i, r in found.items()])
+        found = {i: Response(*rest) for part in parts for i, *rest in part}
     return [found[i] for i in range(len(prompts))]
 
 
