@@ -40,24 +40,11 @@ def clustered_proportion(hits: Sequence[bool], clusters: Sequence[Hashable]) -> 
         hits: whether each observation succeeded.
         clusters: what each observation belongs to, e.g. its prompt.
     """
-    if len(hits) != len(clusters):
-        raise ValueError(f"{len(hits)} observations have {len(clusters)} clusters")
+    found = share_interval(hits, clusters)
     plain = proportion(sum(hits), len(hits))
-    number = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    if plain is None or len(number) == len(hits):
+    if found is None or plain is None or found["clusters"] == len(hits):
         return plain
-    share = plain["value"]
-    n = _effective_n(np.array(hits, dtype=float), np.array([number[name] for name in clusters]), len(number))
-    low, high = wilson_limits(share, n)
-    return Interval(
-        value=share,
-        low=low,
-        high=high,
-        n=len(hits),
-        method="cluster-robust, Wilson at the effective sample size",
-        clusters=len(number),
-        wilson=[plain["low"], plain["high"]],
-    )
+    return Interval(**{**found, "wilson": [plain["low"], plain["high"]]})
 
 
 def share_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval | None:
