@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from realigner.atomic import hash_of, write_text
+from realigner.atomic import hash_of, write_text, writing
 from realigner.errors import RecipeError
 from realigner.evaluate.agreement import SIDES
 from realigner.evaluate.evidence import FOLDER, INDEX, SCHEMA, Evidence, stored_part, write_evidence
@@ -28,6 +28,9 @@ from realigner.recipe_parts import place_paths
 from realigner.records import Judgement, Prompt, Verdict
 from realigner.runs import Run
 from realigner.spent import Spent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,17 @@ class Comparison:
         from realigner.evaluate.side_answers import both_answers
 
         return both_answers(self, prompts, label, self.recipe.generate.model_copy(update={"samples": 1} | changes))
+
+    def kept(self, name: str, make: Callable[[], pa.Table]) -> pa.Table:
+        """Return what `make` does, kept under a name, so that it outlives an interruption."""
+        import pyarrow.parquet as pq
+
+        file = self.scratch / f"{name}.parquet"
+        if not file.is_file():
+            table = make()
+            with writing(file) as path:
+                pq.write_table(table, path)
+        return pq.read_table(file)
 
     def cut_prompts(self, prompts: Sequence[Prompt], **changes: Any) -> Mapping[str, int]:
         """Return by side how many prompts do not fit before an answer: they lose their oldest turns or their beginning.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realigner.atomic import hash_of, writing
+from realigner.atomic import hash_of
 from realigner.errors import DataError, RecipeError
 from realigner.evaluate.agreement import SIDES
 from realigner.evaluate.evidence import Evidence, Figure, Source, Table, columns
@@ -93,21 +93,14 @@ def measure(settings: UtilitySettings, comparison: Comparison) -> Evidence:
         RecipeError: a task cannot be run.
         DataError: the data of a task cannot be had.
     """
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
     ready, sources, left_out = _prepare(settings, comparison)
     parts: list[pa.Table] = []
     cut: dict[str, int] = {}
     for side in SIDES:
-        kept = comparison.scratch / f"utility-{side}.parquet"  # what one model has answered outlives an interruption
-        if not kept.is_file():
-            table = _ask(settings, comparison, ready, side)
-            with writing(kept) as path:
-                pq.write_table(table, path)
-        parts.append(pq.read_table(kept))
+        parts.append(comparison.kept(f"utility-{side}", partial(_ask, settings, comparison, ready, side)))
         cut[side] = int((parts[-1].schema.metadata or {}).get(b"cut", b"0"))
-    import pyarrow as pa
-
     rows = pa.concat_tables([part.replace_schema_metadata(None) for part in parts])
     figures, table = _compared(settings, rows.to_pylist())
     warnings = [

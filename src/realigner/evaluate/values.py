@@ -7,10 +7,11 @@ item's key it is the lean towards the value; what is reported is the mean change
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from realigner.atomic import hash_of, writing
+from realigner.atomic import hash_of
 from realigner.errors import DataError, RecipeError
 from realigner.evaluate.agreement import SIDES
 from realigner.evaluate.evidence import Evidence, Source
@@ -58,8 +59,6 @@ def measure(settings: ValuesSettings, comparison: Comparison) -> Evidence:
         DataError: a file of items cannot be read, or no item is left.
         ModelError: a tokenizer cannot write one of the answers.
     """
-    import pyarrow.parquet as pq
-
     encoders = {side: comparison.encoder(side) for side in SIDES}
     read = [draw_items(read_items(source), settings.limit, comparison.seed) for source in settings.sets]
     # A control token in a question would be read as structure. Both models are asked the same items.
@@ -73,12 +72,7 @@ def measure(settings: ValuesSettings, comparison: Comparison) -> Evidence:
     scores: dict[str, Mapping[tuple[str, Answers], tuple[float, float]]] = {}
     cut = 0
     for side in SIDES:
-        kept = comparison.scratch / f"values-{side}.parquet"  # what one model has answered outlives an interruption
-        if not kept.is_file():
-            table = _ask(settings, comparison, items, side)
-            with writing(kept) as path:
-                pq.write_table(table, path)
-        answered = pq.read_table(kept)
+        answered = comparison.kept(f"values-{side}", partial(_ask, settings, comparison, items, side))
         scores[side] = _by_question(answered)
         cut = max(cut, int((answered.schema.metadata or {}).get(b"cut", b"0")))
     found = [_scored(item, scores) for item in items]
