@@ -180,9 +180,9 @@ def logits(path: Path) -> torch.Tensor:
 
 def test_adapter_and_merged_export_give_the_same_logits(whole: Path, weighed: Path, tmp_path: Path) -> None:
     card = write_card(whole)
-    assert ModelCard.load(card).data.library_name == "peft"
+    assert ModelCard.load(card).data.to_dict()["library_name"] == "peft"
     merged = export_model(whole, tmp_path / "merged", merge=True)
-    assert ModelCard.load(merged / "README.md").data.library_name == "transformers"
+    assert ModelCard.load(merged / "README.md").data.to_dict()["library_name"] == "transformers"
     card.unlink()
     assert not (merged / "adapter_config.json").exists()
     assert torch.allclose(logits(merged), logits(whole / "model"), atol=1e-5)
