@@ -116,30 +116,35 @@ def test_a_global_batch_of_16_trains_alike_however_it_is_cut(adapter: Any, tmp_p
 def test_two_ranks_train_resume_and_evaluate_as_one_process(tmp_path: Path) -> None:
     """Full and LoRA; the resumed epoch is not the first, and the evaluated pairs do not divide by the ranks.
 
-    With whole weights (DDP), and with weights that FSDP2 spreads over the ranks.
+    With whole weights (DDP), and with weights that FSDP2 spreads over the ranks; a sharded checkpoint of two ranks goes
+    on in two and in three as if nothing had stopped.
     """
     tests = str(Path(__file__).resolve().parents[1])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    (tmp_path / "2").mkdir()
     done = subprocess.run(
-        [*launch, two_ranks.__file__, str(tmp_path / "2")],
+        [sys.executable, two_ranks.__file__, str(tmp_path / "2")],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-5000:]
+    alone = {case: two_ranks.train(case, tmp_path / "1", ranks=1) for case in two_ranks.CASES}
     for case in two_ranks.CASES:
-        alone = two_ranks.train(case, tmp_path / "1", ranks=1)
         together = torch.load(tmp_path / "2" / f"{case}.pt", weights_only=True)
-        assert largest_difference(alone["weights"], together["weights"]) < 2e-5
-        assert together["steps"] == pytest.approx(alone["steps"], rel=1e-4, abs=1e-6)
-        assert together["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-4, abs=1e-6)
-        if case in two_ranks.SHARDED:
-            sharded = torch.load(tmp_path / "2" / f"sharded-{case}.pt", weights_only=True)
-            assert sharded["sharded"] == len(list(tiny_model("llama").parameters())) + (8 if case == "lora" else 0)
-            assert largest_difference(alone["weights"], sharded["weights"]) < 1e-12
-            assert sharded["steps"] == pytest.approx(alone["steps"], rel=1e-6, abs=1e-6)
-            assert sharded["evaluation"] == pytest.approx(alone["evaluation"], rel=1e-6, abs=1e-6)
+        assert largest_difference(alone[case]["weights"], together["weights"]) < 1e-12
+        assert together["steps"] == pytest.approx(alone[case]["steps"], rel=1e-4, abs=1e-6)
+        assert together["evaluation"] == pytest.approx(alone[case]["evaluation"], rel=1e-4, abs=1e-6)
+    for case, ranks in two_ranks.SHARDED:
+        uninterrupted = alone[case.removeprefix("resumed-")]
+        sharded = torch.load(tmp_path / "2" / f"sharded-{case}-{ranks}.pt", weights_only=True)
+        adapters = 0 if case == "resumed-full" else 8
+        assert sharded["sharded"] == len(list(tiny_model("llama").parameters())) + adapters
+        # The same micro-batches round alike; other ones do not, where the model computes its norms in float32.
+        rounding = 1e-12 if ranks == 2 else 1e-6
+        assert largest_difference(uninterrupted["weights"], sharded["weights"]) < rounding
+        assert sharded["steps"] == pytest.approx(uninterrupted["steps"], rel=1e-6, abs=1e-6)
+        assert sharded["evaluation"] == pytest.approx(uninterrupted["evaluation"], rel=1e-6, abs=1e-6)
     fewer = two_ranks.train("resumed", tmp_path / "3", ranks=1, checkpoint=tmp_path / "2" / "resumed" / "checkpoint-4")
     assert largest_difference(fewer["weights"], together["weights"]) < 2e-5  # of a checkpoint that two ranks made
     assert fewer["steps"] == pytest.approx(together["steps"], rel=1e-4, abs=1e-6)

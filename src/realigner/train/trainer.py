@@ -302,7 +302,8 @@ class TraceTrainer(Trainer):
         with self._attending():
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            total = self.accelerator.reduce(self.step_kl.to(loss.device, torch.float32), "sum").cpu()
+            wide = torch.float32 if loss.device.type == "mps" else torch.float64
+            total = self.accelerator.reduce(self.step_kl.to(loss.device, wide), "sum").cpu()
             self.kl_control.step_kl = float(total[0] / total[1].clamp(min=1))
             self.step_kl.zero_()
         return loss
