@@ -195,7 +195,8 @@ def _slopes(model: Any, rows: list[Row]) -> Callable[[], object]:
 
 def _step(model: Any, rows: list[Row]) -> Callable[[], object]:
     from realigner.model.attention import packing
-    from realigner.model.head import head_logps, through_head
+    from realigner.model.head import through_head
+    from realigner.model.head_terms import head_logps
     from realigner.model.packing import pack
 
     def backward(batch: Any) -> None:

@@ -13,15 +13,8 @@ from torch import Tensor
 from realigner import ranks
 from realigner.evaluate.statistics import Interval, ratio_interval
 from realigner.losses import forward_kl
-from realigner.model.head import (
-    Head,
-    HiddenReference,
-    evaluating,
-    head_agrees,
-    head_kl,
-    head_logps,
-    through_head,
-)
+from realigner.model.head import Head, evaluating, head_agrees, through_head
+from realigner.model.head_terms import HiddenReference, head_kl, head_logps
 from realigner.model.logprobs import SCORING_TOKENS, scored_logits, sum_by_row, token_logps
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
 from realigner.progress import SILENT, Progress

@@ -30,7 +30,8 @@ from realigner.impact.sharded import dealt, exchanged, is_sharded, whole
 from realigner.impact.vectors import Vector, device, dot, gradients, norm, trainable
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import attending, dual, packing, unpack
-from realigner.model.head import Head, evaluating, head_agrees, head_logps, through_head
+from realigner.model.head import Head, evaluating, head_agrees, through_head
+from realigner.model.head_terms import head_logps
 from realigner.model.logprobs import row_logps, scored_logits, token_logps
 from realigner.model.packing import PackedBatch, bins, pack
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate, total_tokens

@@ -1,13 +1,9 @@
-"""The output head without its logits: log-probabilities and KL in tiles of tokens, gradients formed on the way.
+"""A causal model's head in our hands: what it computes, tile by tile, and a forward in which we take its place.
 
-A model's logits for one batch are often larger than everything else in it (1,000 tokens × a vocabulary of 128k =
-512 MB in fp32, several times over in a loss). Here they exist for one tile of tokens at a time. Where the head is
-frozen (LoRA), the gradient with respect to the hidden state is made in the same pass, so that two products with the
-head's matrix do instead of three; where it is trained, backward makes the logits again.
-
-The trunk still runs through the model's own forward: for the time of a call, the head module hands what it is given
-to a function of ours, and what the model does to its logits afterwards (a factor, soft-capping) moves into that
-function. A model that does anything else to them is found out by `head_agrees` and keeps its logits whole.
+The trunk runs through the model's own forward: for the time of a call, the head module hands what it is given to a
+function of ours (`model/head_terms.py`), and what the model does to its logits afterwards (a factor, soft-capping)
+moves into that function. A model that does anything else to them is found out by `head_agrees` and keeps its logits
+whole.
 """
 
 from __future__ import annotations
@@ -18,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import NAME
@@ -42,11 +37,6 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
 
-    @property
-    def trains(self) -> bool:
-        """Whether the matrix gets a gradient."""
-        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-
     def detached(self) -> Head:
         """Return the same head outside of autograd."""
         bias = None if self.bias is None else self.bias.detach()
@@ -63,6 +53,13 @@ class Head:
         size = max(SMALLEST_TILE, budget // (4 * self.weight.shape[0]))
         for start in range(0, tokens, size):
             yield slice(start, min(start + size, tokens))
+
+    def parts(self) -> Iterator[slice]:
+        """Yield slices of the vocabulary whose rows of the matrix, in fp32, fit a tile."""
+        budget = TILE_BYTES.get(self.weight.device.type, TILE_BYTES["cpu"])
+        size = max(SMALLEST_TILE, budget // (4 * self.weight.shape[1]))
+        for start in range(0, len(self.weight), size):
+            yield slice(start, start + size)
 
     def raw(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
         """Return hidden · weightᵀ + bias in at least fp32; the product runs in the precision of the matrix."""
@@ -95,224 +92,6 @@ class Head:
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         return Head(self.weight.to(dtype), bias, self.scale, self.softcap)
-
-
-# -- log-probabilities ----------------------------------------------------------------------------------------------
-
-
-class _TokenLogps(torch.autograd.Function):
-    """log p(target) of each token; see `head_logps`."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head) -> Tensor:
-        head = head.cast()
-        logps = hidden.new_zeros(len(targets), dtype=_wide(hidden))
-        # A trained head needs its own gradient too, for which every logit is made again once the loss is known.
-        ahead = ctx.needs_input_grad[0] and not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2])
-        gradient = torch.zeros_like(hidden, dtype=_wide(hidden)) if ahead else None
-        for at in head.tiles(len(targets)):
-            logits, logps[at] = _scored(head, hidden[at], targets[at])
-            if gradient is not None:
-                gradient[at] = head.pull(_logp_gradient_(head, logits, targets[at]))
-        ctx.form, ctx.ahead, ctx.product = (head.scale, head.softcap), ahead, head.weight.dtype
-        ctx.given = hidden.dtype
-        ctx.save_for_backward(hidden if not ahead else gradient, weight, bias, targets)
-        return logps
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        (upstream,) = outputs
-        hidden, weight, bias, targets = ctx.saved_tensors
-        if ctx.ahead:
-            return (hidden * upstream.unsqueeze(1)).to(ctx.given), None, None, None, None
-        head = Head(weight, bias, *ctx.form).cast(ctx.product)
-        by_hidden, by_weight, by_bias = _empty_gradients(ctx, hidden, weight, bias)
-        for at in head.tiles(len(targets)):
-            logits, _ = _scored(head, hidden[at], targets[at])
-            gradient = _logp_gradient_(head, logits, targets[at]).mul_(upstream[at].unsqueeze(1))
-            _add_gradients(head, gradient, hidden[at], at, by_hidden, by_weight, by_bias)
-        return *_as_given(by_hidden, by_weight, by_bias, hidden, weight, bias), None, None
-
-
-def _scored(head: Head, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-softmax of the logits of a tile as (logits, log p(target)); logits lose their normaliser."""
-    logits = head.finish_(head.raw(hidden))
-    normaliser = logits.logsumexp(dim=1)
-    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return logits, chosen - normaliser
-
-
-def _logp_gradient_(head: Head, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return d log p(target) / d raw = (onehot − p) · d logit / d raw; the logits are used up where they can be."""
-    capped = logits.clone() if head.softcap is not None else logits
-    gradient = torch.softmax(logits, dim=1).neg_() if head.softcap is not None else _softmax_(logits).neg_()
-    gradient.scatter_add_(1, targets.unsqueeze(1), gradient.new_ones(len(targets), 1))
-    return head.chain_(gradient, capped)
-
-
-def _softmax_(logits: Tensor) -> Tensor:
-    logits.sub_(logits.amax(dim=1, keepdim=True)).exp_()
-    return logits.div_(logits.sum(dim=1, keepdim=True))
-
-
-def head_logps(head: Head, hidden: Float[Tensor, "tokens hidden"], targets: Int[Tensor, " tokens"]) -> Tensor:
-    """Return log p(target) of each token in nats, `(tokens,)`, in at least fp32, without logits for more than a tile.
-
-    Equals `-cross_entropy(logits, targets, reduction="none")` with gradients by hidden state, matrix and bias.
-    """
-    logps: Tensor = _TokenLogps.apply(hidden, head.weight, head.bias, targets, head)  # type: ignore[no-untyped-call]
-    return logps
-
-
-# -- KL -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class HiddenReference:
-    """The reference's distributions as its final hidden states and its own head: exact."""
-
-    head: Head
-    hidden: Float[Tensor, "tokens hidden"]
-
-    def __len__(self) -> int:
-        return len(self.hidden)
-
-    def cast(self, dtype: torch.dtype) -> HiddenReference:
-        """Return it with its head in the precision of the policy's."""
-        return HiddenReference(self.head.cast(dtype), self.hidden)
-
-    def kl_and_gradient_(self, at: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return KL(p_ref ‖ p) of a tile's tokens and its gradient p − p_ref; the logits are used up."""
-        reference = self.head.finish_(self.head.raw(self.hidden[at]))
-        reference = reference.sub_(reference.logsumexp(dim=1, keepdim=True))
-        policy = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
-        weight = reference.exp()
-        kl = (weight * reference.sub_(policy)).sum(dim=1)
-        return kl, policy.exp_().sub_(weight)
-
-
-@dataclass(frozen=True)
-class TopReference:
-    """The reference's k likeliest tokens and one bucket for the rest: approximate, and a lower bound of the KL.
-
-    Inside the bucket the reference is taken to spread as the policy does, so nothing there is pulled apart.
-    """
-
-    ids: Int[Tensor, "tokens k"]
-    logps: Float[Tensor, "tokens k"]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def cast(self, _: torch.dtype) -> TopReference:
-        """Return it as it is: it takes part in no product."""
-        return self
-
-    def kl_and_gradient_(self, at: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bucketed KL of a tile's tokens and its gradient; the logits are used up."""
-        ids, reference = self.ids[at].long(), self.logps[at].to(logits.dtype)
-        policy = logits.sub_(logits.logsumexp(dim=1, keepdim=True))
-        found = policy.gather(1, ids)
-        p_rest, q_rest = _rest(reference), _rest(found)
-        kl = (reference.exp() * (reference - found)).sum(dim=1) + p_rest * (p_rest.log() - q_rest.log())
-        # d/dz of −Σ p_k log q_k − p_rest log q_rest: q − p on the listed tokens, q · (1 − p_rest / q_rest) elsewhere.
-        gradient = policy.exp_()
-        listed = found.exp() - reference.exp()
-        gradient.mul_((1.0 - p_rest / q_rest).unsqueeze(1)).scatter_(1, ids, listed)
-        return kl, gradient
-
-
-def _rest(logps: Tensor) -> Tensor:
-    """Return the probability outside the listed tokens, kept above rounding."""
-    return (1.0 - logps.exp().sum(dim=1)).clamp(min=torch.finfo(logps.dtype).eps)
-
-
-Reference = HiddenReference | TopReference
-
-
-class _RetainedKL(torch.autograd.Function):
-    """Sum of KL(p_ref ‖ p_θ) over tokens, and the KL of each; see `head_kl`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, reference: Reference, head: Head
-    ) -> tuple[Tensor, Tensor]:
-        head, reference = head.cast(), reference.cast(head.cast().weight.dtype)
-        per_token = hidden.new_zeros(len(hidden), dtype=_wide(hidden))
-        by_hidden, by_weight, by_bias = _empty_gradients(ctx, hidden, weight, bias)
-        for at in head.tiles(len(hidden), parts=2):
-            logits = head.finish_(head.raw(hidden[at]))
-            capped = logits.clone() if head.softcap is not None else logits
-            per_token[at], gradient = reference.kl_and_gradient_(at, logits)
-            if by_hidden is not None or by_weight is not None:
-                _add_gradients(head, head.chain_(gradient, capped), hidden[at], at, by_hidden, by_weight, by_bias)
-        # The sum's gradient is the same for every token, so everything is known before backward begins.
-        ctx.save_for_backward(*_as_given(by_hidden, by_weight, by_bias, hidden, weight, bias))
-        ctx.mark_non_differentiable(per_token)
-        return per_token.sum(), per_token
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        scaled = [None if g is None else g * outputs[0].to(g.dtype) for g in ctx.saved_tensors]
-        return scaled[0], scaled[1], scaled[2], None, None
-
-
-def head_kl(head: Head, hidden: Float[Tensor, "tokens hidden"], reference: Reference) -> tuple[Tensor, Tensor]:
-    """Return Σ KL(p_ref ‖ p_θ) over the tokens, in nats with gradient, and the KL of each token without one.
-
-    Equals `forward_kl(logits, reference_logits)`, without logits of either model for more than a tile.
-    """
-    total, per_token = _RetainedKL.apply(hidden, head.weight, head.bias, reference, head)  # type: ignore[no-untyped-call]
-    return total, per_token
-
-
-# -- gradients by part ----------------------------------------------------------------------------------------------
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.dtype
-
-
-def _empty_gradients(
-    ctx: FunctionCtx, hidden: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return zeros to add to, for each of (hidden, weight, bias) whose gradient is asked for."""
-    wanted = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
-    return tuple(  # type: ignore[return-value]
-        torch.zeros_like(t, dtype=_wide(t)) if t is not None and asked else None
-        for t, asked in zip((hidden, weight, bias), wanted, strict=True)
-    )
-
-
-def _add_gradients(
-    head: Head,
-    gradient: Tensor,
-    hidden: Tensor,
-    at: slice,
-    by_hidden: Tensor | None,
-    by_weight: Tensor | None,
-    by_bias: Tensor | None,
-) -> None:
-    """Carry a tile's gradient by raw values on to hidden state, matrix and bias."""
-    if by_hidden is not None:
-        by_hidden[at] = head.pull(gradient)
-    if by_weight is not None:
-        gradient_, hidden_ = gradient.to(head.weight.dtype), hidden.to(head.weight.dtype)
-        if by_weight.dtype == hidden_.dtype:
-            torch.addmm(by_weight, gradient_.T, hidden_, out=by_weight)  # addmm_ escapes torch's FLOP counter
-        else:
-            by_weight += gradient_.T @ hidden_
-    if by_bias is not None:
-        by_bias += gradient.sum(dim=0)
-
-
-def _as_given(
-    by_hidden: Tensor | None, by_weight: Tensor | None, by_bias: Tensor | None, *given: Tensor | None
-) -> list[Tensor | None]:
-    return [
-        g if g is None or t is None else g.to(t.dtype)
-        for g, t in zip((by_hidden, by_weight, by_bias), given, strict=True)
-    ]
 
 
 # -- the model's own forward, with its head in our hands --------------------------------------------------------------

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from realigner import ranks
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import packing
-from realigner.model.head import bare_model, evaluating, forward, head_agrees, head_logps, through_head
+from realigner.model.head import bare_model, evaluating, forward, head_agrees, through_head
+from realigner.model.head_terms import head_logps
 from realigner.model.packing import PackedBatch, bins, pack
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
 

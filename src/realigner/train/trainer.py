@@ -18,19 +18,8 @@ from realigner.errors import ModelError, TrainingDiverged
 from realigner.losses import Denominators, PairRatios, dpo_loss, forward_kl, objective, pair_losses
 from realigner.model.attention import packing
 from realigner.model.chat import Encoder
-from realigner.model.head import (
-    Head,
-    HiddenReference,
-    Reference,
-    TopReference,
-    bare_model,
-    evaluating,
-    head_agrees,
-    head_kl,
-    head_logps,
-    head_of,
-    through_head,
-)
+from realigner.model.head import Head, bare_model, evaluating, head_agrees, head_of, through_head
+from realigner.model.head_terms import HiddenReference, Reference, TopReference, head_terms
 from realigner.model.load import context_of, forget_padding_index, load_model, wrap_in_adapter
 from realigner.model.logprobs import packs_agree, scored_logits, sum_by_row, token_logps
 from realigner.model.packing import PackedBatch
@@ -235,14 +224,20 @@ class TraceTrainer(Trainer):
     def _tiled_terms(self, model: Any, rows: Rows, anchored: Tensor, inputs: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return log p of each scored token that a loss reads (else 0), Σ KL over the anchored ones, and each KL."""
         kept = self._kept_of_reference(model, inputs)
-        read = torch.isin(rows.row_of_token, inputs["place"][inputs["read"]])
+        read = torch.isin(rows.row_of_token, inputs["place"][inputs["read"]]).nonzero()[:, 0]
         each: list[Tensor] = []
 
         def work(head: Head, hidden: Tensor) -> Tensor:
-            logps = head_logps(head, hidden[read], rows.targets[read])
-            kl_sum, kl = head_kl(head, hidden[anchored], _reference(kept, self._frozen_head or head.detached(), hidden))
+            logps, kl_sum, kl = head_terms(
+                head,
+                hidden,
+                read=read,
+                targets=rows.targets[read],
+                anchored=anchored.nonzero()[:, 0],
+                reference=_reference(kept, self._frozen_head or head.detached(), hidden),
+            )
             each.append(kl)
-            placed = logps.new_zeros(len(read)).index_put((read.nonzero()[:, 0],), logps)
+            placed = logps.new_zeros(len(hidden)).index_put((read,), logps)
             return torch.cat([placed.unsqueeze(1), kl_sum.reshape(1, 1)])  # no view: a sharded model warns of one
 
         values = through_head(model, rows, work).squeeze(1)

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from realigner.losses import forward_kl
 from realigner.model import head as module
-from realigner.model.head import Head, HiddenReference, TopReference, head_agrees, head_kl, head_logps, through_head
+from realigner.model.head import Head, head_agrees, through_head
+from realigner.model.head_terms import HiddenReference, TopReference, head_kl, head_logps
 from realigner.model.logprobs import scored_logits, token_logps
 from realigner.model.rows import collate
 
