@@ -325,8 +325,9 @@ class LossSettings(Section):
     likeliest tokens are kept (approximate: a lower bound of the KL; little disk)."""
     kl_top_k: PositiveInt = 32
     """Tokens kept by `top_k`."""
-    confirm: NonNegativeFloat = 0.0
-    """Weight of the old preference loss on CONFIRM pairs (0: KL anchor only)."""
+    confirm: NonNegativeFloat = 1.0
+    """Weight of the old preference loss on CONFIRM pairs, without which attacks get easier (findings.md). 0: the
+    paper's, the KL anchor alone."""
 
     @model_validator(mode="after")
     def _epsilon_is_used(self) -> LossSettings:

@@ -152,14 +152,14 @@ def test_two_ranks_train_resume_and_evaluate_as_one_process(tmp_path: Path) -> N
 
 @ADAPTERS
 def test_the_first_step_starts_at_the_reference(adapter: Any, tmp_path: Path) -> None:
-    """r = 0: INVERT costs log 2, PUNISH twice that (log 2 where corrected), and there is no KL."""
+    """r = 0: INVERT and CONFIRM cost log 2, PUNISH twice that (log 2 where corrected), and there is no KL."""
     run = trainer(tmp_path, mixture(8), adapter=adapter, loss={"alpha_kl": 3.0}, max_steps=1)
     run.train()
     first = steps(run)[0]
     assert first["INVERT/loss"] == pytest.approx(LOG2, rel=1e-5)
     assert first["PUNISH/loss"] == pytest.approx((2 * LOG2 + LOG2) / 2, rel=1e-5)
     assert first["kl"] == pytest.approx(0.0, abs=1e-9)
-    assert first["loss"] == pytest.approx((2 * LOG2 + 2 * LOG2 + LOG2) / 4, rel=1e-5)
+    assert first["loss"] == pytest.approx((2 * LOG2 + 2 * LOG2 + LOG2) / 4 + LOG2, rel=1e-5)
 
 
 def micro_batch(run: TraceTrainer, positions: list[int]) -> dict[str, Any]:

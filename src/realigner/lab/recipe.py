@@ -115,7 +115,6 @@ def recipe_of(shift: Shift, seed: int) -> dict[str, Any]:
         "data": {"path": "pairs.jsonl", "format": "trl"},
         "policy": {"path": "policy.yaml", "allow_code": True},
         "corrections": {"path": "corrections.jsonl"},
-        "loss": {"confirm": 1.0},
         "train": {"learning_rate": 4e-4, "micro_batch": 32, "warmup_steps": 5},
         "generate": {"max_new_tokens": 96, "batch_size": 100},
         "report": {"title": f"Lab: {shift.title}"},

@@ -25,11 +25,14 @@ from realigner.train.dataset import WeightedPairs
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The pairs of `mixture(8)` as the stage `reference` writes them."""
+    return encode(tmp_path_factory.mktemp("encoded") / "reference.arrow", LossSettings())
+
+
+def encode(path: Path, loss: LossSettings) -> Any:
     from realigner.model import Encoder
 
-    path = tmp_path_factory.mktemp("encoded") / "reference.arrow"
     encoder = Encoder(tiny_tokenizer("llama"), TextSettings(), 256)
-    write_encoded(mixture(8), encoder, tiny_model("llama", hidden=16), path, key="k", loss=LossSettings())
+    write_encoded(mixture(8), encoder, tiny_model("llama", hidden=16), path, key="k", loss=loss)
     return load_encoded(path, key="k")
 
 
@@ -109,7 +112,8 @@ def test_weights_beside_a_view_that_has_its_own_are_refused(encoded: Any, tmp_pa
         trainer(tmp_path, WeightedPairs(encoded, weights), weights=weights)
 
 
-def test_pairs_scored_for_another_loss_are_refused_by_name(encoded: Any, tmp_path: Path) -> None:
+def test_pairs_scored_for_another_loss_are_refused_by_name(tmp_path: Path) -> None:
+    encoded = encode(tmp_path / "reference.arrow", LossSettings(confirm=0.0))
     run = trainer(tmp_path, encoded, loss={"confirm": 0.5})
     with pytest.raises(StaleKeyError, match="pair confirm-1 has no reference log-probability of its chosen response"):
         run.train()
