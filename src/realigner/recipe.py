@@ -36,6 +36,7 @@ from realigner.recipe_parts import (
     Section,
     place_paths,
 )
+from realigner.strict_yaml import load_yaml, yaml_fault
 
 __all__ = ["Recipe", "Section"]
 
@@ -505,7 +506,7 @@ class Recipe(Section):
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(
             f"recipe {path}", "no such file", "Check the path, or write one with `realigner init DIR`"
@@ -515,11 +516,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path}, byte {error.start}", "it is not UTF-8", "Save it as UTF-8") from None
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        raise RecipeError(
-            f"recipe {path}{line}", f"it is not valid YAML ({getattr(error, 'problem', error)})", "Mend the line"
-        ) from None
+        line, fault = yaml_fault(error)
+        raise RecipeError(f"recipe {path}{line}", fault, "Mend the line") from None
+    except OSError as error:
+        raise RecipeError(f"recipe {path}", f"it cannot be read ({error.strerror})", "Check its permissions") from None
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {path}", "it must be a mapping of settings", "Start from `realigner init DIR`")
     return content
@@ -530,7 +530,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     if not equals or not all(key.split(".")):
         raise RecipeError(f"--set {override}", "an override reads a.b=value", "Write e.g. --set train.epochs=2")
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except yaml.YAMLError:
         raise RecipeError(f"--set {override}", "the value is not valid YAML", "Quote it") from None
     *parents, leaf = key.split(".")

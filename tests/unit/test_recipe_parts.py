@@ -82,3 +82,20 @@ def test_what_is_wrong_with_a_judge_is_said_in_the_keys_of_the_file(oracle: dict
         Recipe.parse(whole)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("output: a\nloss: {beta: 1}\nloss: {confirm: 0}\n", "line 3: it is not valid YAML .the key 'loss' is given"),
+        ("output: a\nloss: {beta: 1, beta: 2}\n", "line 2: it is not valid YAML .the key 'beta' is given twice"),
+        ("output: [\n", "line 2: it is not valid YAML"),
+        ("output: \x00", "special characters are not allowed"),
+        ("output: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("- output", "it must be a mapping of settings"),
+    ],
+)
+def test_a_recipe_that_is_no_clear_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=message):
+        Recipe.load(tmp_path / "recipe.yaml")

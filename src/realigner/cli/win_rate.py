@@ -69,6 +69,7 @@ def _settings(judge: Path | None, policy: str | None, criterion: str | None, max
 
     from realigner.errors import OracleError
     from realigner.recipe_evaluate import WinRateSettings
+    from realigner.strict_yaml import load_yaml
 
     if judge is None and (policy is None or criterion is not None):
         raise OracleError(
@@ -80,7 +81,7 @@ def _settings(judge: Path | None, policy: str | None, criterion: str | None, max
     if judge is not None:
         remedy = "Write what evaluate.win_rate.judge of a recipe would be, e.g. {kind: http, url: ..., model: NAME}"
         try:
-            content["judge"] = yaml.safe_load(judge.read_text(encoding="utf-8"))
+            content["judge"] = load_yaml(judge.read_text(encoding="utf-8"))
         except OSError as error:
             raise OracleError(f"--judge {judge}", f"it cannot be read ({error.strerror})", remedy) from None
         except (yaml.YAMLError, UnicodeDecodeError):

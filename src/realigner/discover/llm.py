@@ -44,6 +44,7 @@ from realigner.policy import Rule
 from realigner.progress import SILENT, Progress
 from realigner.recipe_judges import HttpJudgeSettings
 from realigner.records import Judgement, Label, Message, Pair, Prompt, RuleVerdict, pair_key, text_hash
+from realigner.strict_yaml import load_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def read_judge(path: Path) -> HttpJudgeSettings:
     """
     remedy = "Write what oracle.llm of a recipe would be: {kind: http, url: http://localhost:8000/v1, model: NAME}"
     try:
-        return HttpJudgeSettings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return HttpJudgeSettings.model_validate(load_yaml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise OracleError(f"--llm {path}", f"it cannot be read ({error.strerror})", remedy) from None
     except (yaml.YAMLError, UnicodeDecodeError):

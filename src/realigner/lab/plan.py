@@ -24,6 +24,7 @@ from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
 from realigner.lab.experiment import IMPACT, LOSS, OVER, Setting
 from realigner.lab.shifts import SHIFTS
 from realigner.lab.small_model import Size
+from realigner.strict_yaml import load_yaml
 
 Kind = Literal["arms", "marginal", "sequence"]
 TUNING = "tuning"
@@ -119,7 +120,7 @@ class Study(_Part):
         """
         path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = load_yaml(path.read_text(encoding="utf-8"))
             study = cls.model_validate(content)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RecipeError(f"study {path}", f"it cannot be read ({error})", "Name a YAML file") from None

@@ -17,6 +17,7 @@ from realigner.oracle.judge import Fact, JudgeCosts, RuleQuestion
 from realigner.policy import Rule
 from realigner.policy.prompt import instructions
 from realigner.spent import Spent
+from realigner.strict_yaml import load_yaml
 
 BYTES_PER_TOKEN = 4
 """What English text has on average; the plan says that its tokens are estimated."""
@@ -56,7 +57,7 @@ class Prices(BaseModel):
         """
         remedy = "Write `models: {NAME: {input: 2.5, output: 10}}`, each per million tokens; see docs/oracles.md"
         try:
-            return cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+            return cls.model_validate(load_yaml(Path(path).read_text(encoding="utf-8")))
         except OSError as error:
             raise OracleError(f"oracle.prices = {path}", f"it cannot be read ({error.strerror})", remedy) from None
         except (yaml.YAMLError, UnicodeDecodeError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,7 @@ from pydantic import BaseModel, ValidationError
 from realigner.errors import PolicyError, did_you_mean
 from realigner.policy.checks import KINDS
 from realigner.policy.shipped import is_shipped, shipped_file, shipped_hint
-
-
-class _Loader(yaml.SafeLoader):
-    """The safe loader, except that a key given twice is an error instead of a silent loss of the first."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                    if key.value in seen:
-                        problem = f"the key {key.value!r} is given twice"
-                        raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                    seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+from realigner.strict_yaml import load_yaml, yaml_fault
 
 
 def read_policy_file(path: str | Path) -> dict[str, Any]:
@@ -39,7 +25,7 @@ def read_policy_file(path: str | Path) -> dict[str, Any]:
     given = f"policy {path}"
     file: Path | Traversable = shipped_file(str(path)) if is_shipped(path) else Path(path)
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        content = load_yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PolicyError(
             given, "no such file", f"Check the path, or write one with `realigner init DIR`.{shipped_hint(path)}"
@@ -49,12 +35,8 @@ def read_policy_file(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise PolicyError(f"{given}, byte {error.start}", "it is not UTF-8", "Save it as UTF-8") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise PolicyError(
-            f"{given}{line}", f"it is not valid YAML ({problem})", "Correct the line; quote text with special signs"
-        ) from None
+        line, fault = yaml_fault(error)
+        raise PolicyError(f"{given}{line}", fault, "Correct the line; quote text with special signs") from None
     except OSError as error:
         raise PolicyError(given, f"it cannot be read ({error.strerror})", "Check its permissions") from None
     if not isinstance(content, dict):

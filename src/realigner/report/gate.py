@@ -24,6 +24,7 @@ from realigner.errors import GateNotMet, InputError, did_you_mean
 from realigner.report.figures import FIELDS, field_of, read_figures, refuse_unknown, why_missing
 from realigner.report.interval import Figure
 from realigner.report.rundir import NotMeasured, RunFiles, items, mapping
+from realigner.strict_yaml import load_yaml, yaml_fault
 
 VERDICT = "gate.json"
 """In the run directory: what became of the recipe's gate when the report was written."""
@@ -115,14 +116,14 @@ def read_gate(path: str | Path) -> tuple[Condition, ...]:
     """
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Strict)  # noqa: S506  a SafeLoader that knows no more
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GateError(f"gate {path}", f"it cannot be read ({error.strerror})", "Check the path") from None
     except UnicodeDecodeError:
         raise GateError(f"gate {path}", "it is not UTF-8", "Save it as UTF-8") from None
     except yaml.YAMLError as error:
-        rule = f"it is not valid YAML ({getattr(error, 'problem', None) or error})"
-        raise GateError(f"gate {path}", rule, "Mend the line") from None
+        line, fault = yaml_fault(error)
+        raise GateError(f"gate {path}{line}", fault, "Mend the line") from None
     named = content.get("gate") if isinstance(content, dict) else None
     if not isinstance(named, dict) or not named or len(content) > 1:
         raise GateError(f"gate {path}", "it must be one mapping `gate:` from figures to conditions", _REMEDY)
@@ -224,14 +225,3 @@ def _split(name: str) -> tuple[str, str]:
         f"a condition names a figure and one of its fields: {', '.join(FIELDS)}",
         f"Write e.g. agreement.after.lower.{near}",
     )
-
-
-class _Strict(yaml.SafeLoader):
-    """Refuses a key that occurs twice: the first condition would silently not count."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"'{twice}' stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)

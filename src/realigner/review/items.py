@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from realigner.errors import ReviewError
 from realigner.records import Label, Message, Prompt, user_prompt
 from realigner.review.wording import Wording
+from realigner.strict_yaml import load_yaml, yaml_fault
 
 LONGEST = 100_000
 """Characters of a text; a person reads no more in one step."""
@@ -176,11 +177,12 @@ def read_wording(path: Path) -> Wording:
         ReviewError: it is no policy.
     """
     try:
-        return Wording.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Wording.model_validate(load_yaml(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
         raise ReviewError(f"{path.name}, byte {error.start}", "it is not UTF-8", "Save it as UTF-8") from None
     except yaml.YAMLError as error:
-        raise ReviewError(f"policy {path.name}", f"it is not valid YAML ({error})", "Correct it") from None
+        line, problem = yaml_fault(error)
+        raise ReviewError(f"policy {path.name}{line}", problem, "Correct it") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         place = ".".join(map(str, fault["loc"])) or "the file"

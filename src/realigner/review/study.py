@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from realigner.errors import ReviewError, did_you_mean
 from realigner.review.items import NONE_GOOD, TIE, Item, read_items, read_wording
 from realigner.review.wording import Wording
+from realigner.strict_yaml import load_yaml, yaml_fault
 
 STUDY = "study.yaml"
 QUESTIONS = {
@@ -186,16 +187,14 @@ def load_study(path: str | Path) -> Study:
 def _read_settings(file: Path) -> StudySettings:
     given = f"study {file}"
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = load_yaml(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ReviewError(given, "no such file", "Make a study with: realigner review new STUDY --run RUN") from None
     except UnicodeDecodeError as error:
         raise ReviewError(f"{given}, byte {error.start}", "it is not UTF-8", "Save it as UTF-8") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or error
-        raise ReviewError(f"{given}{line}", f"it is not valid YAML ({problem})", "Correct the line") from None
+        line, fault = yaml_fault(error)
+        raise ReviewError(f"{given}{line}", fault, "Correct the line") from None
     if not isinstance(content, dict):
         raise ReviewError(given, "a study is a mapping with id, title and tasks", "See docs/review.md")
     try:
