@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.backends.backend_svg
-import numpy as np
 import peft  # noqa: F401 - imports are start-up, not growth
 import pyarrow as pa
 import scipy.stats  # noqa: F401
@@ -29,7 +28,7 @@ from realigner.impact.stage import _among, _write
 from realigner.impact.vectors import trainable
 from realigner.impact.weights import normalise, score_conflicts
 from realigner.lab.small_model import Size, make_model, make_tokenizer
-from realigner.model.encoded import SCHEMA, encode_triaged, load_encoded
+from realigner.model.encoded import SCHEMA, encode_triaged, examples_of, load_encoded
 from realigner.model.logprobs import score_rows
 from realigner.model.rows import Row
 from realigner.model.stage import recipe_encoder
@@ -137,7 +136,7 @@ def tokens(recipe: str) -> None:
 def weigh_without_model(encoded: str, weights: str) -> None:
     """All that the stage `weigh` does for a pair, but for the model: scores are made up."""
     pairs = load_encoded(encoded, key="growth")
-    conflicts = pairs.select(np.flatnonzero(_among(pairs, "outcome", [str(o) for o in Outcome if o.is_conflict])))
+    conflicts = examples_of(pairs, _among(pairs, "outcome", [str(o) for o in Outcome if o.is_conflict]))
 
     class Constant:
         scale = 1.0

@@ -17,7 +17,7 @@ from realigner.impact.gold import GoldBatch, draw_gold
 from realigner.impact.score import curvature_rank, encode_gold, weigh
 from realigner.impact.slopes import refuse_half_precision
 from realigner.impact.weights import Weights, uniform
-from realigner.model.encoded import row_of
+from realigner.model.encoded import examples_of, row_of
 from realigner.model.load import load_model, resolve_device, resolve_dtype
 from realigner.model.rows import Row
 from realigner.model.stage import encoded_pairs, recipe_encoder
@@ -25,6 +25,19 @@ from realigner.recipe import Recipe
 from realigner.records import Outcome
 from realigner.runs import Run
 from realigner.triaging import read_triage
+
+_ROWS = 10_000
+"""Rows of weights.parquet that are held as Python objects while it is written."""
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("outcome", pa.string()),
+        ("score", pa.float64()),
+        ("weight", pa.float64()),
+        ("clamped", pa.bool_()),
+        ("tokens", pa.int64()),
+    ]
+)
 
 
 def run_weigh(run: Run) -> dict[str, Any]:
@@ -43,7 +56,7 @@ def run_weigh(run: Run) -> dict[str, Any]:
     gold, gold_rows = GoldBatch((), frozenset()), []
     found: dict[str, Any] = {}
     if impact.weighting == "uniform":
-        weights = uniform(pairs.select(np.flatnonzero(conflict)))
+        weights = uniform(examples_of(pairs, conflict))
     else:
         model = load_model(recipe.model, trainable=True, seed=recipe.seed)
         encoder = recipe_encoder(recipe, model.config)
@@ -53,7 +66,7 @@ def run_weigh(run: Run) -> dict[str, Any]:
         weights, found = weigh(
             model,
             gold_rows,
-            pairs.select(np.flatnonzero(conflict & free)),
+            examples_of(pairs, conflict & free),
             _retained_rows(pairs, np.flatnonzero(~conflict & free), impact.fisher_rows, recipe.seed)
             if impact.preconditioner != "identity"
             else [],
@@ -100,20 +113,16 @@ def _among(pairs: Any, column: str, names: Sequence[str]) -> np.ndarray:
 
 def _retained_rows(pairs: Any, indices: np.ndarray, count: int, seed: int) -> list[Row]:
     ids = pairs.data.column("id")
-    drawn = nsmallest(count, indices.tolist(), key=lambda i: curvature_rank(ids[i].as_py(), seed))
+    drawn = nsmallest(count, map(int, indices), key=lambda i: curvature_rank(ids[i].as_py(), seed))
     return [row_of(example, "chosen") for example in pairs.select(drawn)]
 
 
 def _write(weights: Weights, path: str) -> None:
     scores = weights.scores
-    table = pa.table(
-        {
-            "id": pa.array(scores.ids, type=pa.string()),
-            "outcome": pa.array([str(outcome) for outcome in scores.outcomes], type=pa.string()),
-            "score": scores.values,
-            "weight": weights.values,
-            "clamped": scores.values <= 0.0,
-            "tokens": scores.tokens,
-        }
-    )
-    pq.write_table(table, path)
+    with pq.ParquetWriter(path, _SCHEMA) as writer:
+        for start in range(0, len(scores.ids), _ROWS):
+            here = slice(start, start + _ROWS)
+            score = scores.values[here]
+            columns = [scores.ids[here], scores.outcomes[here], score, weights.values[here], score <= 0.0]
+            arrays = [pa.array(c, f.type) for c, f in zip([*columns, scores.tokens[here]], _SCHEMA, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))

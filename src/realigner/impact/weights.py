@@ -8,7 +8,7 @@ coefficients come from autograd of the loss function itself, so a new loss needs
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from realigner import ranks
+from realigner.columns import Ids, Outcomes
 from realigner.errors import WeightsError
 from realigner.impact.direction import gradient_norms
 from realigner.impact.slopes import Slopes
@@ -45,8 +46,8 @@ def coefficients(direction: Direction, loss: LossSettings) -> dict[str, float]:
 class Scores:
     """Raw scores of conflicts, in their order."""
 
-    ids: list[str]
-    outcomes: list[Outcome]
+    ids: Sequence[str]
+    outcomes: Sequence[str]
     values: np.ndarray
     tokens: np.ndarray
     """Scored tokens of the responses the loss reads."""
@@ -67,8 +68,7 @@ def score_conflicts(
     """
     by_direction = {d: coefficients(d, loss) for d in CONFLICT_LOSSES}
     scale = slopes.scale if impact.score == "cosine" else 1.0
-    ids: list[str] = []
-    outcomes: list[Outcome] = []
+    ids, outcomes = Ids(), Outcomes()
     values, tokens = array("d"), array("q")  # a number of Python's takes four times the memory
     stream = iter(conflicts)
     with progress.task("impact scores", total) as advance:
@@ -80,15 +80,15 @@ def score_conflicts(
             rows = [row for pair in terms for _, row in pair]
             found = iter(slopes(rows).tolist())
             norms = gradient_norms(slopes.model, terms).tolist() if impact.score == "cosine" else [1.0] * len(chunk)
-            for example, pair, own_norm in zip(chunk, terms, norms, strict=True):
+            for pair, own_norm in zip(terms, norms, strict=True):
                 lengths = [row.response_tokens if impact.score == "per_token" else 1 for _, row in pair]
                 score = sum(c * next(found) / n for (c, _), n in zip(pair, lengths, strict=True))
                 values.append(score / (scale * own_norm) if scale * own_norm > 0 else 0.0)
-                ids.append(example["id"])
-                outcomes.append(Outcome(example["outcome"]))
                 tokens.append(sum(row.response_tokens for _, row in pair))
+            ids.extend(example["id"] for example in chunk)
+            outcomes.extend(example["outcome"] for example in chunk)
             advance(len(chunk))
-    return Scores(ids, outcomes, np.array(values), np.array(tokens))
+    return Scores(ids, outcomes, np.asarray(values), np.asarray(tokens))
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Weights:
         """Yield one record a conflict."""
         columns = zip(self.scores.ids, self.scores.outcomes, self.scores.values, self.values, strict=True)
         for id_, outcome, score, weight in columns:
-            yield Weight(id_, outcome, float(score), float(weight), bool(score <= 0.0))
+            yield Weight(id_, Outcome(outcome), float(score), float(weight), bool(score <= 0.0))
 
     def facts(self) -> dict[str, Any]:
         """Return the diagnostics as plain data."""
@@ -147,33 +147,36 @@ def normalise(scores: Scores, settings: ImpactSettings) -> Weights:
             "every score is zero or negative, so nothing would be trained",
             "Use another gold batch (impact.gold.kind: corrected or file), or impact.weighting: uniform",
         )
-    names = np.array([str(outcome) for outcome in scores.outcomes])
-    groups = [names == name for name in np.unique(names)] if settings.per_class else [np.full(len(names), True)]
-    values = clamped.copy()
-    for group in groups:
-        total = clamped[group].sum()
+    values = clamped
+    for group in _classes(scores).values() if settings.per_class else [np.full(len(values), True)]:
+        total = values[group].sum()
         if settings.normalize != "none" and total > 0:
-            values[group] = clamped[group] / total * (group.sum() if settings.normalize == "mean" else 1.0)
+            values[group] = values[group] / total * (group.sum() if settings.normalize == "mean" else 1.0)
     classes = _diagnostics(scores, values)
     return Weights(scores, values, classes, _warnings(classes))
 
 
 def uniform(conflicts: Iterable[Mapping[str, Any]]) -> Weights:
     """Return weight 1 for every conflict (encoded pairs, streamed): the control."""
-    ids, outcomes, tokens = [], [], []
+    ids, outcomes, tokens = Ids(), Outcomes(), array("q")
     for example in conflicts:
         read = responses_read(Direction(example["direction"]), Outcome(example["outcome"]), confirm=False)
-        ids.append(example["id"])
-        outcomes.append(Outcome(example["outcome"]))
+        ids.extend([example["id"]])
+        outcomes.extend([example["outcome"]])
         tokens.append(sum(row_of(example, name).response_tokens for name in read))
     ones = np.ones(len(ids))
-    scores = Scores(ids, outcomes, ones, np.array(tokens, dtype=np.int64))
+    scores = Scores(ids, outcomes, ones, np.asarray(tokens))
     return Weights(scores, ones, _diagnostics(scores, ones))
 
 
+def _classes(scores: Scores) -> dict[str, np.ndarray]:
+    """Return which scores are of each outcome that occurs."""
+    outcomes = Outcomes(scores.outcomes)
+    return {name: outcomes.are(name) for name in outcomes.counts()}
+
+
 def _diagnostics(scores: Scores, values: np.ndarray) -> dict[str, ClassDiagnostics]:
-    names = np.array([str(outcome) for outcome in scores.outcomes])
-    return {str(name): _diagnose(scores, values, names == name) for name in np.unique(names)}
+    return {name: _diagnose(scores, values, group) for name, group in _classes(scores).items()}
 
 
 def _diagnose(scores: Scores, values: np.ndarray, group: np.ndarray) -> ClassDiagnostics:

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from realigner.errors import StaleKeyError
@@ -87,6 +88,19 @@ def encode_triaged(triaged: Iterable[TriagedPair], encoder: Encoder) -> Iterator
             example[f"{name}_start"] = rows[name].start if name in rows else None
             example[f"{name}_logp"] = None
         yield {**example, **dict.fromkeys(KEPT)}
+
+
+def examples_of(pairs: Any, wanted: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield those of the encoded pairs that are wanted, in their order, without an index of them.
+
+    Args:
+        pairs: a `datasets.Dataset` in `SCHEMA`'s form.
+        wanted: says so of each pair.
+    """
+    start = 0
+    for chunk in pairs.with_format("arrow").iter(_CHUNK):
+        yield from chunk.filter(pa.array(wanted[start : start + len(chunk)])).to_pylist()
+        start += len(chunk)
 
 
 def row_of(example: Mapping[str, Any], name: str) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,18 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from realigner.columns import Outcomes
 from realigner.errors import DataError, ModelError, WeightsError
 from realigner.model.chat import Encoder
 from realigner.model.encoded import RESPONSES, SCHEMA, add_reference, encode_triaged
 from realigner.recipe import LossSettings
-from realigner.records import Direction, Outcome, TriagedPair, Weight
+from realigner.records import Direction, TriagedPair, Weight
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 10_000
-_NAMES = {str(outcome): str(outcome) for outcome in Outcome}
-"""One string for each outcome, however many pairs name it."""
-_IS_CONFLICT = {name: Outcome(name).is_conflict for name in _NAMES}
+_CHUNK = 1000
+_KEYED = np.dtype([("key", np.int64), ("weight", np.float64)])
 
 
 class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
@@ -50,45 +49,48 @@ class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
                 f"encoded pairs have {', '.join(missing)} too",
                 "Pass a list of TriagedPair (realigner.triage), or a file of the stage `reference`",
             )
-        by_id = None if weights is None else {w.id: w.weight for w in weights}
-        kept: list[np.ndarray] = []
-        found: list[np.ndarray] = []
-        names: list[str] = []
+        keyed = None if weights is None else _keyed(weights)
+        self.pairs = pairs
+        self.outcomes = Outcomes()
+        """Of each pair, to be read like a list of names."""
+        stays, found = np.zeros(len(pairs), dtype=bool), np.ones(len(pairs))
         conflicts = weighed = start = 0
         for ids, outcomes in _in_chunks(pairs):
-            conflict = np.array([_IS_CONFLICT[outcome] for outcome in outcomes])
-            known = np.array([by_id is None or id_ in by_id for id_ in ids])
-            stays = (known | ~conflict) & np.array([id_ not in held_out for id_ in ids])
-            here = np.flatnonzero(stays)
+            here = slice(start, start + len(ids))
+            conflict = outcomes.are_conflicts()
+            weight = found[here] if keyed is None else _weights_of(ids, keyed)
+            known = ~np.isnan(weight)
+            stays[here] = (known | ~conflict) & np.array([id_ not in held_out for id_ in ids])
+            found[here] = np.where(known, weight, 1.0)
             conflicts, weighed = conflicts + int(conflict.sum()), weighed + int((conflict & known).sum())
-            kept.append(start + here)
-            found.append(np.array([1.0 if by_id is None else by_id.get(ids[i], 1.0) for i in here]))
-            names += [_NAMES[outcomes[i]] for i in here]
+            self.outcomes.extend(name for name, kept in zip(outcomes, stays[here], strict=True) if kept)
             start += len(ids)
-        if not names:
+        if not self.outcomes:
             raise DataError("a data set without a pair", "there is nothing to train on", "Look at the triage's counts")
-        if by_id is not None and conflicts and not weighed:
+        if keyed is not None and conflicts and not weighed:
             raise WeightsError(
-                f"{len(by_id)} weights and {conflicts} conflicts without a common id",
+                f"{len(np.unique(keyed['key']))} weights and {conflicts} conflicts without a common id",
                 "a conflict without a weight is left out of training, so none would be left",
                 "Compute the weights from these pairs",
             )
-        self.pairs = pairs
-        self.outcomes = names
-        self._index = np.concatenate(kept)
-        self._weights = np.concatenate(found)
+        del keyed
+        self._index = np.flatnonzero(stays)
+        self._weights = found[self._index]
 
     @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of the rows that train for each pair, prompts counted with each; from the file's offsets alone."""
         names = [f"{name}_ids" for name in RESPONSES]
-        table = self.pairs.with_format("arrow").select_columns([*names, "direction"])[:]
-        chosen, rejected, correction = (
-            pc.fill_null(pc.list_value_length(table.column(name)), 0).to_numpy()[self._index] for name in names
-        )
-        both = np.asarray(table.column("direction").to_pylist())[self._index] == Direction.CORRECTION_OVER_BOTH
-        conflict = np.array([_IS_CONFLICT[outcome] for outcome in self.outcomes])
-        lengths: np.ndarray = chosen + conflict * np.where(correction > 0, correction + both * rejected, rejected)
+        found = []
+        for chunk in self.pairs.with_format("arrow").select_columns([*names, "outcome", "direction"]).iter(_CHUNK):
+            chosen, rejected, correction = (
+                pc.fill_null(pc.list_value_length(chunk.column(name)), 0).to_numpy() for name in names
+            )
+            both = pc.equal(chunk.column("direction"), str(Direction.CORRECTION_OVER_BOTH)).to_numpy()
+            conflict = Outcomes(chunk.column("outcome").to_pylist()).are_conflicts()
+            other = np.where(correction > 0, correction + both * rejected, rejected)
+            found.append(chosen + conflict * other)
+        lengths: np.ndarray = np.concatenate(found)[self._index]
         return lengths
 
     def __len__(self) -> int:
@@ -99,10 +101,28 @@ class WeightedPairs(torch.utils.data.Dataset[dict[str, Any]]):
         return {**example, "weight": float(self._weights[position])}
 
 
-def _in_chunks(pairs: Any) -> Iterator[tuple[list[str], list[str]]]:
+def _in_chunks(pairs: Any) -> Iterator[tuple[list[str], Outcomes]]:
     """Yield ids and outcomes of so many pairs at a time: a million of them as Python strings are 100 MB."""
     for chunk in pairs.with_format("arrow").select_columns(["id", "outcome"]).iter(_CHUNK):
-        yield chunk.column("id").to_pylist(), chunk.column("outcome").to_pylist()
+        yield chunk.column("id").to_pylist(), Outcomes(chunk.column("outcome").to_pylist())
+
+
+def _keyed(weights: Iterable[Weight]) -> np.ndarray:
+    """Return weights by the 64-bit hash of their ids, sorted: 16 bytes each, where a dict takes 200.
+
+    Among ten million ids, two are taken for one with a chance of about 3e-6.
+    """
+    table = np.fromiter(((hash(w.id), w.weight) for w in weights), dtype=_KEYED)
+    return table[np.argsort(table["key"], kind="stable")]
+
+
+def _weights_of(ids: Sequence[str], keyed: np.ndarray) -> np.ndarray:
+    """Return the weight of each id, the last where it has several; not a number where it has none."""
+    wanted = np.fromiter(map(hash, ids), dtype=np.int64)
+    places = np.searchsorted(keyed["key"], wanted, side="right") - 1
+    found = keyed[places] if len(keyed) else np.zeros(len(ids), dtype=_KEYED)
+    there = (places >= 0) & (found["key"] == wanted)
+    return np.where(there, found["weight"], np.nan)
 
 
 def weighted_pairs(

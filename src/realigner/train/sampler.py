@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
 
 import numpy as np
 import torch
 
+from realigner.columns import Outcomes
 from realigner.errors import RecipeError
 from realigner.records import Outcome
 
@@ -41,11 +42,10 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
         micro_batch: int | None = None,
     ) -> None:
         self._lengths, self._micro_batch = lengths, micro_batch or batch_size
-        names = np.asarray(outcomes, dtype=np.str_)
-        groups: dict[bool, dict[str, np.ndarray]] = {True: {}, False: {}}
-        for name in sorted({*outcomes}):
-            groups[Outcome(name).is_conflict][name] = np.flatnonzero(names == name)
-        self._conflicts, self._retained = groups[True], groups[False]
+        self._outcomes = outcomes if isinstance(outcomes, Outcomes) else Outcomes(outcomes)
+        sizes = self._outcomes.counts()
+        self._conflicts = {name: size for name, size in sizes.items() if Outcome(name).is_conflict}
+        self._retained = {name: size for name, size in sizes.items() if not Outcome(name).is_conflict}
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
         self.steps = _epoch_steps(_size(self._conflicts), _size(self._retained), batch_size)
         """Optimizer steps in an epoch."""
@@ -66,7 +66,7 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
         """How many retained positions an epoch does not yield; others in each epoch."""
         return sum(max(_size(group) - n, 0) for n, group in self._sized())
 
-    def _sized(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def _sized(self) -> Iterator[tuple[int, dict[str, int]]]:
         yield from zip(self.counts, (self._conflicts, self._retained), strict=True)
 
     def set_epoch(self, epoch: int) -> None:
@@ -78,12 +78,17 @@ class StratifiedSampler(torch.utils.data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        conflicts, retained = (_take(_spread(_shuffled(group, generator)), n) for n, group in self._sized())
+        conflicts, retained = (_take(_spread(self._shuffled(group, generator)), n) for n, group in self._sized())
         for step in range(self.steps):
             here = _slice(conflicts, step, self.steps)
             start = step * self.batch_size - step * len(conflicts) // self.steps
             pairs = _spread([here, retained[start : start + self.batch_size - len(here)]]).tolist()
             yield from pairs if self._lengths is None else self._dealt(pairs)
+
+    def _shuffled(self, group: Iterable[str], generator: torch.Generator) -> list[np.ndarray]:
+        """Return the positions of each of these outcomes in random order; made anew each time, for their memory."""
+        places = (np.flatnonzero(self._outcomes.are(name)) for name in group)
+        return [found[torch.randperm(len(found), generator=generator).numpy()] for found in places]
 
     def _dealt(self, pairs: list[int]) -> list[int]:
         """Order the pairs of a step so that its micro-batches hold about as many tokens each.
@@ -115,27 +120,20 @@ def _epoch_steps(conflicts: int, retained: int, batch_size: int) -> int:
     return min(max(steps, ceil(conflicts / (batch_size - 1))), conflicts)
 
 
-def _size(group: dict[str, np.ndarray]) -> int:
-    return sum(len(positions) for positions in group.values())
-
-
-def _shuffled(group: dict[str, np.ndarray], generator: torch.Generator) -> list[np.ndarray]:
-    return [
-        positions[torch.randperm(len(positions), generator=generator).numpy()] for _, positions in sorted(group.items())
-    ]
+def _size(group: dict[str, int]) -> int:
+    return sum(group.values())
 
 
 def _spread(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Merge arrays so that any stretch holds them in nearly their overall shares."""
+    """Merge arrays so that any stretch holds them in nearly their overall shares; where two tie, in their order."""
     keys = np.concatenate([(np.arange(len(items)) + 0.5) / max(len(items), 1) for items in arrays] or [np.empty(0)])
-    which = np.repeat(np.arange(len(arrays)), [len(items) for items in arrays])
     merged = np.concatenate([*arrays, np.empty(0, dtype=np.int64)])
-    return merged[np.lexsort((which, keys))]
+    return merged[np.argsort(keys, kind="stable")]
 
 
 def _take(items: np.ndarray, count: int) -> np.ndarray:
     """Return `count` items, going round again where there are fewer."""
-    return items[np.arange(count) % len(items)] if len(items) else items
+    return items[:count] if count <= len(items) or not len(items) else np.resize(items, count)
 
 
 def _slice(items: np.ndarray, step: int, steps: int) -> np.ndarray:

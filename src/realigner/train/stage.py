@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -79,10 +80,11 @@ def run_train(run: Run) -> dict[str, Any]:
         with run.writing(name) as path:
             path.write_text(text, encoding="utf-8")
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
+    by_outcome = Counter(dataset.outcomes)
     return {
         "steps": trainer.state.global_step,
         "pairs": len(dataset),
-        "pairs_by_outcome": {str(o): dataset.outcomes.count(str(o)) for o in Outcome if str(o) in dataset.outcomes},
+        "pairs_by_outcome": {str(o): by_outcome[o] for o in Outcome if o in by_outcome},
         "repeated_in_an_epoch": sampler.repeats,
         "left_out_of_an_epoch": sampler.left_out,
         "mean_loss": mean_loss(trainer.state.log_history),
@@ -110,7 +112,7 @@ def _place_trackers(trainer: TraceTrainer, directory: Path, *, keep: bool) -> No
 def read_weights(path: Path) -> Iterator[Weight]:
     """Stream `weights.parquet`."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=4096, columns=["id", "outcome", "score", "weight", "clamped"]):
+        for batch in file.iter_batches(batch_size=1000, columns=["id", "outcome", "score", "weight", "clamped"]):
             for r in batch.to_pylist():
                 yield Weight(r["id"], Outcome(r["outcome"]), r["score"], r["weight"], r["clamped"])
 
