@@ -322,6 +322,8 @@ def _check_gold(recipe: Recipe, train: list[TriagedPair], whole: bool, findings:
 
 
 def _check_model(recipe: Recipe, seen: _Seen | None, findings: _Findings) -> None:
+    from realigner.model.hub import refuse_unreachable
+
     with findings.about("train"):
         from realigner.model.extras import refuse_absent_extras
         from realigner.train.config import refuse_impossible
@@ -332,6 +334,11 @@ def _check_model(recipe: Recipe, seen: _Seen | None, findings: _Findings) -> Non
         from realigner.impact.stage import refuse_impossible as refuse_scoring
 
         refuse_scoring(recipe)
+    try:
+        refuse_unreachable(recipe.model)
+    except ModelError as error:  # text and weights would each say so again, after a minute of asking
+        findings.error("model", str(error))
+        return
     with findings.about("text"):
         _check_text(recipe, seen, findings)
     with findings.about("model"):

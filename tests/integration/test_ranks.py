@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -53,6 +54,14 @@ def column(path: Path, name: str) -> list[Any]:
     return list(pq.read_table(path).column(name).to_pylist())
 
 
+def tokens(run: Path) -> tuple[list[Any], Any]:
+    """What text became, which each process did a share of, and what the stage says of it."""
+    with pa.memory_map(str(run / "reference.arrow")) as source:
+        table = pa.ipc.open_stream(source).read_all()
+    stages = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["stages"]
+    return table.select(["id", "chosen_ids", "rejected_ids", "chosen_start"]).to_pylist(), stages["reference"]["facts"]
+
+
 def answers_before(run: Path) -> list[str]:
     rows = pq.read_table(run / "responses.parquet").to_pylist()
     return [row["response"] for row in rows if row["model"] == "before"]
@@ -63,6 +72,7 @@ def test_a_run_does_not_depend_on_the_number_of_processes(shared_path: Path, tmp
     one, two, three = (run(tmp_path / n, shared_path, n) for n in RANKS)
     models = {each: load_file(each / "model" / "model.safetensors") for each in (one, two, three)}
     for each in (two, three):
+        assert tokens(each) == tokens(one)
         assert column(each / "weights.parquet", "id") == column(one / "weights.parquet", "id")
         expected = column(one / "weights.parquet", "weight")
         assert column(each / "weights.parquet", "weight") == pytest.approx(expected, rel=1e-4, abs=1e-6)

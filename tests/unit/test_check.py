@@ -91,6 +91,12 @@ def test_every_fault_is_listed_not_only_the_first(tmp_path: Path, content: dict[
     assert "run: it exists and is no run directory. Choose another `output`" in errors[5]
 
 
+def test_a_model_that_cannot_be_had_is_said_once(content: dict[str, Any]) -> None:
+    content["model"]["path"] = "nobody/nothing"
+    (line,) = found(content, "error").splitlines()
+    assert "model   model.path = 'nobody/nothing': it is no directory here and not in the cache, and the hub" in line
+
+
 @pytest.mark.parametrize(
     ("changes", "level", "text"),
     [

@@ -5,7 +5,8 @@ The file is read through memory mapping, so memory does not grow with the data s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from realigner.errors import StaleKeyError
+from realigner import ranks
+from realigner.errors import StaleKeyError, TemplateError
 from realigner.model.chat import Encoder
 from realigner.model.logprobs import score_rows
 from realigner.model.rows import Row
@@ -90,6 +92,39 @@ def encode_triaged(triaged: Iterable[TriagedPair], encoder: Encoder) -> Iterator
         yield {**example, **dict.fromkeys(KEPT)}
 
 
+def encode_together(triaged: Iterable[TriagedPair], encoder: Encoder) -> Iterator[dict[str, Any]]:
+    """Yield what `encode_triaged` does; inside `ranks.together`, each process encodes its share and all get the whole.
+
+    The encoder's tally counts the whole in every process.
+
+    Raises:
+        TemplateError: as `Encoder.encode`, for the first pair that it refuses; in every process.
+    """
+    stream = iter(triaged)
+    while items := list(islice(stream, _CHUNK * ranks.shares())):
+        before = Counter(encoder.tally)
+        parts = ranks.collect(_encode_share(ranks.share(items), encoder))
+        encoder.tally = sum((Counter(part["tally"]) for part in parts), before)
+        dealt = [(parts[i % len(parts)], i // len(parts)) for i in range(len(items))]
+        for part, place in dealt:
+            if place == len(part["examples"]):
+                raise TemplateError(*part["refused"])
+            if part["examples"][place] is not None:
+                yield part["examples"][place]
+
+
+def _encode_share(items: Sequence[TriagedPair], encoder: Encoder) -> dict[str, Any]:
+    """Return examples (None where a pair is skipped), what they add to the tally, and the refusal that ended them."""
+    before, examples, refused = Counter(encoder.tally), [], None
+    for item in items:
+        try:
+            examples.append(next(encode_triaged([item], encoder), None))
+        except TemplateError as error:  # told to the others, who would wait for this share
+            refused = (error.given, error.rule, error.remedy)
+            break
+    return {"examples": examples, "tally": encoder.tally - before, "refused": refused}
+
+
 def examples_of(pairs: Any, wanted: np.ndarray) -> Iterator[dict[str, Any]]:
     """Yield those of the encoded pairs that are wanted, in their order, without an index of them.
 
@@ -152,7 +187,7 @@ def write_encoded(
         total: number of pairs, if known.
     """
     count = 0
-    examples = encode_triaged(triaged, encoder)
+    examples = encode_together(triaged, encoder)
     with (
         pa.OSFile(str(path), "wb") as sink,
         pa.ipc.new_stream(sink, SCHEMA.with_metadata({_KEY: key.encode()})) as writer,

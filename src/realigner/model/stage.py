@@ -6,7 +6,7 @@ from typing import Any
 
 from realigner.errors import DataError, TemplateError
 from realigner.model.chat import Encoder
-from realigner.model.encoded import encode_triaged, load_encoded, write_encoded
+from realigner.model.encoded import encode_together, load_encoded, write_encoded
 from realigner.model.load import context_of, load_model, load_tokenizer
 from realigner.recipe import Recipe
 from realigner.runs import Run, StoredRun
@@ -22,7 +22,7 @@ def run_reference(run: Run) -> dict[str, Any]:
     held_out = recipe_encoder(run.recipe, model.config)
     # What evaluation would refuse is refused now, not after training.
     with run.progress.task("held-out pairs to tokens", None) as advance:
-        for _ in encode_triaged(read_triage(run.path("triage.parquet"), split="eval"), held_out):
+        for _ in encode_together(read_triage(run.path("triage.parquet"), split="eval"), held_out):
             advance(1)
     with run.writing(ENCODED) as path:
         count = write_encoded(

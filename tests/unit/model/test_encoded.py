@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from reference.naive_impact import naive_logp
 from tiny import tiny_model, tiny_tokenizer
 from tiny_pairs import population, triaged
 
-from realigner.errors import StaleKeyError
+from realigner.errors import StaleKeyError, TemplateError
 from realigner.losses import PairRatios, pair_losses
 from realigner.model import encoded
 from realigner.model.chat import Encoder
@@ -20,6 +21,7 @@ from realigner.model.encoded import (
     RESPONSES,
     SCHEMA,
     add_reference,
+    encode_together,
     encode_triaged,
     load_encoded,
     responses_read,
@@ -73,6 +75,54 @@ def test_pairs_are_encoded_in_order_without_the_undecided() -> None:
         assert expected is not None
         assert row_of(example, "chosen") == expected["chosen"]
         assert (example["correction_ids"] is None) == (item.correction is None)
+
+
+class OneOfTwo:
+    """Stands for `ranks` in one of two processes; the other's share is made here too."""
+
+    def __init__(self, rank: int, other: Encoder) -> None:
+        self.rank, self.other, self.own_work = rank, other, 0
+
+    def shares(self) -> int:
+        return 2
+
+    def share(self, items: list[Any]) -> list[Any]:
+        self.others = encoded._encode_share(items[1 - self.rank :: 2], self.other)
+        self.own_work += len(items[self.rank :: 2])
+        return items[self.rank :: 2]
+
+    def collect(self, part: Any) -> list[Any]:
+        parts = json.loads(json.dumps([part, self.others]))
+        return list(parts if self.rank == 0 else parts[::-1])
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_share_the_encoding_have_what_one_has(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = triaged(1, Outcome.INVERT, prompt="bread " * 60)
+    given, settings = [*pairs(), long, *pairs()], {"max_length": 48, "overflow": "drop"}
+    alone, own = encoder(**settings), encoder(**settings)
+    expected = list(encode_triaged(given, alone))
+    assert alone.tally["dropped_long_prompt"] == 1
+    process = OneOfTwo(rank, encoder(**settings))
+    monkeypatch.setattr(encoded, "ranks", process)
+    assert list(encode_together(iter(given), own)) == expected
+    assert own.tally == alone.tally
+    assert abs(process.own_work - len(given) / 2) < 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_refuses_the_first_pair_that_one_of_them_cannot_encode(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (triaged(i, Outcome.INVERT, prompt="bread " * 60) for i in (71, 72))
+    given = [*pairs()[:4], first, second]
+    with pytest.raises(TemplateError) as alone:
+        list(encode_triaged(given, encoder(max_length=48)))
+    assert first.pair.id in str(alone.value)
+    monkeypatch.setattr(encoded, "ranks", OneOfTwo(rank, encoder(max_length=48)))
+    with pytest.raises(TemplateError) as together:
+        list(encode_together(given, encoder(max_length=48)))
+    assert str(together.value) == str(alone.value)
 
 
 def test_a_pair_that_does_not_fit_is_left_out_and_counted() -> None:
