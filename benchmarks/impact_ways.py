@@ -64,6 +64,15 @@ def extra_forwards(model: Any, rows: Sequence[Row]) -> None:
             model(**padded(row, PAPER_LENGTH), use_cache=False)
 
 
+@torch.no_grad()
+def plain_forward(model: Any, rows: Sequence[Row]) -> Tensor:
+    """The unit: log p of each response by the stock model on separate rows, padded by length, head on scored tokens."""
+    found = torch.zeros(len(rows), dtype=torch.float64)
+    for indices in batches_by_length(rows, BATCH_TOKENS):
+        found[indices] = row_logps(model, collate([rows[i] for i in indices])).double()
+    return found
+
+
 # -- the ghost dot product --------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ N weights of linear layers, h hidden size, V vocabulary, L layers; P, C, R token
 | stage | full fine-tuning | LoRA |
 |---|---|---|
 | reference, forward | 2N(P+C+R) + 2hV(C+R) | the same |
-| weigh | 2 forwards and a half | 2 forwards |
+| weigh | 3 forwards: W x, W dx and dW x | 2 forwards: W x and W dx |
 | train, a conflict | 6N(P+C+R) + 8hV(C+R) | 4N(P+C+R) + 4hV(C+R) |
 | train, a retained pair | 6N(P+C) + 8hVC, and the reference's forward | 4N(P+C) + 6hVC, and the reference's forward |
 | generate | 2N(P+G) + 2hVG a prompt, for both models | the same |
@@ -30,8 +30,8 @@ from realigner.recipe import Recipe
 
 SAMPLE = 2000
 """Pairs whose lengths are taken."""
-SCORING = {"full": 2.6, "lora": 2.2}
-"""Forward passes that impact scoring costs, as `benchmarks.impact` measures them."""
+SCORING = {"full": 3.0, "lora": 2.0}
+"""Products that the exact derivative takes for one of a forward pass: see `model/products.py`."""
 UTILISATION = 0.6
 """Share of the measured speed of large matrix products that a stage reaches."""
 MIX = {"conflict": 0.5, "retained": 0.5}
@@ -296,10 +296,9 @@ def _stages(
         tokens + retained * n.chosen * on_disk,
     )
     scoring = SCORING["lora" if lora else "full"] if recipe.impact.weighting == "impact" else 0.0
-    separate = both + 2 * shape.linear * n.prompt  # its unit is a forward over separate rows
     weigh = stage(
         "weigh",
-        conflicts * scoring * separate,
+        conflicts * scoring * both,
         weights + 2 * 4 * shape.trained + _activations(shape, 2048, width, stored=False),
     )
     # Backward costs twice a forward; under LoRA the frozen weights need no gradient of their own, and their head none.

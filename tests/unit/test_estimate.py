@@ -15,9 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from realigner.cli.main import main
 from realigner.errors import RecipeError
 from realigner.estimate import Lengths, estimate
+from realigner.impact.slopes import slopes_along
+from realigner.impact.vectors import trainable
 from realigner.model.encoded import row_of
+from realigner.model.load import attach_lora
 from realigner.model.logprobs import score_rows
-from realigner.recipe import Recipe
+from realigner.model.rows import Row
+from realigner.recipe import LoraSettings, Recipe
 from realigner.records import Outcome
 from realigner.train.batch import count
 
@@ -68,19 +72,35 @@ def test_training_computes_what_was_estimated(adapter: Any, kept: str, tmp_path:
     assert stage(found, "train").flops == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
+def conflicts(tmp_path: Path, model: Any, pairs: int) -> tuple[list[Row], Lengths]:
+    """Return the rows of conflicts, and how long they are on average."""
+    data = trainer(tmp_path, mixture(pairs, (Outcome.INVERT,)), model=model).train_dataset
+    rows = [row_of(data[i], name) for i in range(pairs) for name in ("chosen", "rejected")]
+    responses = ([r.response_tokens for r in rows[start::2]] for start in (0, 1))
+    return rows, Lengths(sum(r.start for r in rows[::2]) / pairs, *(sum(n) / pairs for n in responses))
+
+
 def test_scoring_the_reference_computes_what_was_estimated(tmp_path: Path) -> None:
     model = tiny_model("llama", hidden=128, layers=LAYERS)
-    data = trainer(tmp_path, mixture(32, (Outcome.INVERT,)), model=model).train_dataset
-    rows = [row_of(data[i], name) for i in range(32) for name in ("chosen", "rejected")]
+    rows, lengths = conflicts(tmp_path, model, 32)
     with FlopCounterMode(display=False) as counter:
         score_rows(model, rows)
-    lengths = Lengths(
-        sum(r.start for r in rows) / 64,
-        sum(r.response_tokens for r in rows[::2]) / 32,
-        sum(r.response_tokens for r in rows[1::2]) / 32,
-    )
     found = estimate(recipe(tmp_path), pairs=128, lengths=lengths, **GIVEN)
     assert stage(found, "reference").flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize("rank", [None, 4], ids=["full", "lora"])
+def test_weighing_computes_what_was_estimated(rank: int | None, tmp_path: Path) -> None:
+    model = tiny_model("llama", hidden=128, layers=LAYERS)
+    rows, lengths = conflicts(tmp_path, model, 8)
+    if rank is not None:
+        model = attach_lora(model.requires_grad_(False), LoraSettings(rank=rank), 0)
+    slopes = slopes_along(model, {name: torch.ones_like(p) for name, p in trainable(model).items()})
+    with FlopCounterMode(display=False) as counter:
+        slopes(rows)
+    settings = recipe(tmp_path, lora=None if rank is None else {"rank": rank}, impact={"weighting": "impact"})
+    found = estimate(settings, pairs=32, lengths=lengths, **GIVEN)
+    assert stage(found, "weigh").flops == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_the_model_is_counted_without_its_weights(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from realigner.model.attention import dual, packing, unpack
 from realigner.model.head import evaluating
 from realigner.model.logprobs import row_logps, scored_logits
 from realigner.model.packing import PackedBatch
+from realigner.model.products import WithoutZeros
 from realigner.model.rows import Row, collate
 from realigner.progress import SILENT, Progress
 
@@ -46,7 +47,7 @@ def target_gradient(model: Any, gold: Sequence[tuple[Row, Row]], *, beta: float,
 
 def logit_tangents(model: Any, batch: PackedBatch, direction: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return logits of scored tokens and their derivative along the direction, both `(tokens, vocab)`."""
-    with evaluating(model), packing(model), torch.no_grad(), forward_ad.dual_level():
+    with evaluating(model), packing(model), WithoutZeros(), torch.no_grad(), forward_ad.dual_level():
         logits, tangents = unpack(_dual_logits(model, batch, direction))
         return logits, torch.zeros_like(logits) if tangents is None else tangents
 

@@ -34,6 +34,7 @@ from realigner.model.head import Head, evaluating, head_agrees, through_head
 from realigner.model.head_terms import head_logps
 from realigner.model.logprobs import row_logps, scored_logits, token_logps
 from realigner.model.packing import PackedBatch, bins, pack
+from realigner.model.products import WithoutZeros
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate, total_tokens
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Slopes:
 
     def _exact(self, rows: Sequence[Row], max_tokens: int) -> Tensor:
         result = torch.zeros(len(rows), dtype=torch.float64)
-        with torch.no_grad(), self._attention():
+        with torch.no_grad(), self._attention(), self._products():
             for indices, batch, counts in self._batches(rows, max_tokens):
                 with forward_ad.dual_level(), self._on(dual) as call:
                     found = _row_sums(self._token_slopes(batch, call), batch)
@@ -169,6 +170,10 @@ class Slopes:
             return torch.func.functional_call(self.model, changed, (), inputs)
 
         yield call
+
+    def _products(self) -> AbstractContextManager[Any]:
+        # Where every parameter has a tangent there are no products with zero to leave out.
+        return WithoutZeros() if len(self.unit) < len(list(self.model.parameters())) else nullcontext()
 
     def _attention(self) -> AbstractContextManager[None]:
         if self.packed:
