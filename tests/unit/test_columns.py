@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import scipy.stats  # noqa: F401 - imported here, not where memory is measured
 import torch
 from datasets import Dataset
 
