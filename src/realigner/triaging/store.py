@@ -115,10 +115,11 @@ def _rows(path: Path, split: Split | None) -> Iterator[TriagedPair]:
 
     with pq.ParquetFile(path) as file:
         columns = [name for name in triage_schema().names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=columns):
-            for row in batch.to_pylist():
-                if split in (None, row["split"]):
-                    yield _from_row(row)
+        for group in range(file.num_row_groups):  # one reader over all of them holds more and more
+            for batch in file.iter_batches(batch_size=GROUP_ROWS, row_groups=[group], columns=columns):
+                for row in batch.to_pylist():
+                    if split in (None, row["split"]):
+                        yield _from_row(row)
 
 
 def _to_row(triaged: TriagedPair) -> dict[str, Any]:
