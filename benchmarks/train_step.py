@@ -35,6 +35,8 @@ from benchmarks.common import ROOT, arguments, interleaved, ratio, with_peers, w
 LENGTHS = ROOT / "benchmarks" / "hh_rlhf_lengths.json"
 SHORT = [(24, 8 + i % 9, 6 + i % 7) for i in range(512)]
 """Prompt, chosen and rejected lengths of short pairs."""
+MIX = ("PUNISH", "CONFIRM", "INVERT", "NEUTRAL", "PUNISH", "NEUTRAL", "PUNISH", "PUNISH")
+"""Outcomes of the pairs of a mixed step, in turn."""
 BETA = 0.1
 SEED = 0
 
@@ -333,12 +335,18 @@ def speed(
 
 
 def memory(shape: Shape, adapter: str, lengths: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
-    """Return the peak of live tensors in a step of one micro-batch, above the weights, in MB."""
+    """Return the peak of live tensors in a step of one micro-batch, above the weights, in MB.
+
+    Of the same pairs as a mixed TRACE step too, for which TRL has no counterpart.
+    """
     pairs = texts(lengths, shape.vocabulary)
     found: dict[str, float] = {}
     with workspace() as folder:
         makers: dict[str, Callable[[], Any]] = {
             "ours": lambda: our_trainer(shape, adapter, triaged(pairs), folder("ours"), len(pairs)),
+            "ours_mixed": lambda: our_trainer(
+                shape, adapter, triaged(pairs, MIX), folder("mixed"), len(pairs), kl_reference="hidden"
+            ),
             "trl_best": lambda: trl_trainer(shape, adapter, pairs, folder("best"), len(pairs), best=True),
         }
         for name, make in makers.items():
@@ -359,11 +367,10 @@ def memory(shape: Shape, adapter: str, lengths: Sequence[tuple[int, int, int]]) 
 
 def mixed(shape: Shape, adapter: str, lengths: Sequence[tuple[int, int, int]], rounds: int) -> dict[str, Any]:
     """Time the mixed TRACE step against the paper's way of doing it, after comparing their gradients."""
-    cycle = ("PUNISH", "CONFIRM", "INVERT", "NEUTRAL", "PUNISH", "NEUTRAL", "PUNISH", "PUNISH")
     lengths = [(min(p, 120), min(c, 100), min(r, 100)) for p, c, r in lengths]  # the paper cuts at 256 tokens
     pairs = texts(lengths, shape.vocabulary)
     with workspace() as folder:
-        items = triaged(pairs, cycle)
+        items = triaged(pairs, MIX)
         ours = our_trainer(shape, adapter, items, folder("ours"), min(8, len(pairs)), kl_reference="hidden")
         reference = model_of(shape, "full") if adapter == "full" else None
         laid = batches(ours, min(8, len(pairs)))
@@ -376,7 +383,7 @@ def mixed(shape: Shape, adapter: str, lengths: Sequence[tuple[int, int, int]], r
         seconds = interleaved({"ours": one_pass(ours, laid), "papers_way": lambda: (slow(), clear())}, rounds)
     return {
         "pairs": len(pairs),
-        "mix": {name: cycle.count(name) / len(cycle) for name in sorted(set(cycle))},
+        "mix": {name: MIX.count(name) / len(MIX) for name in sorted(set(MIX))},
         "gradient_difference": difference,
         "seconds": {name: round(statistics.median(s), 4) for name, s in seconds.items()},
         "samples_over_papers_way": round(ratio(seconds, "papers_way", "ours"), 3),
