@@ -67,8 +67,9 @@ class ModelSettings(Section):
     """Precision of the weights. `auto`: bfloat16 on an accelerator that has it and with LoRA, else float32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """`auto`: the first there is of cuda, mps, cpu."""
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """The attention implementation of transformers. `auto`: its choice for the model."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex"] = "auto"
+    """The attention implementation of transformers. `auto`: its choice for the model; packed rows of training go to
+    torch's FlexAttention on CUDA, where it is found equal to plain attention. `flex`: an error where it is not."""
     lora: LoraSettings | None = LoraSettings()
     """`null` trains all parameters."""
     quantize: Literal["nf4"] | None = None

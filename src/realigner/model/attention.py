@@ -14,7 +14,7 @@ reverse mode works as anywhere.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from realigner.model.packing import Layout
 
 NAME = "realigner_packed"
+"""Names of functions that attend by the layout begin so."""
 TILE = 64
 """Queries in a tile on a CPU; results do not depend on it."""
 DEVICE_TILE = 1024
@@ -72,13 +73,7 @@ def packed_attention(
     Raises:
         NotImplementedError: an argument is set that this function would ignore, or there is no layout.
     """
-    unknown = [name for name, given in others.items() if given is not None and name not in _HARMLESS]
-    if unknown:
-        raise NotImplementedError(f"attention with {', '.join(sorted(unknown))}")
-    if packed is None:
-        raise NotImplementedError("attention that is not told how rows are packed")
-    if len(query) != 1 or query.shape[2] != key.shape[2] or query.shape[2] != sum(s.tokens for s in packed):
-        raise NotImplementedError(f"attention of {tuple(query.shape)} to {tuple(key.shape)} over another pack")
+    packed = refuse_ignored(query, key, packed, others)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rate = dropout if module.training else 0.0
     sizes = [segment.tokens for segment in packed]
@@ -102,6 +97,23 @@ def packed_attention(
     if has_tangent:
         result = dual(result, torch.cat([tangent for _, tangent in outputs if tangent is not None], dim=2))
     return result.transpose(1, 2).contiguous(), None
+
+
+def refuse_ignored(query: Tensor, key: Tensor, packed: Layout | None, others: Mapping[str, Any]) -> Layout:
+    """Return the layout; refuse arguments that would be ignored.
+
+    Raises:
+        NotImplementedError: an argument is set that attention over a pack does not know, or the layout is missing or
+            that of another pack.
+    """
+    unknown = [name for name, given in others.items() if given is not None and name not in _HARMLESS]
+    if unknown:
+        raise NotImplementedError(f"attention with {', '.join(sorted(unknown))}")
+    if packed is None:
+        raise NotImplementedError("attention that is not told how rows are packed")
+    if len(query) != 1 or query.shape[2] != key.shape[2] or query.shape[2] != sum(s.tokens for s in packed):
+        raise NotImplementedError(f"attention of {tuple(query.shape)} to {tuple(key.shape)} over another pack")
+    return packed
 
 
 def unpack(tensor: Tensor) -> Dual:
@@ -272,18 +284,23 @@ def row_mask(kv_length: int, mask_function: Any, **how: Any) -> Bool[Tensor, "1 
 
 
 @contextmanager
-def packing(model: Any) -> Iterator[None]:
+def packing(model: Any, attend: Callable[..., Any] | None = None) -> Iterator[None]:
     """Let a model attend with `packed_attention` for a block, and as before after it.
+
+    Args:
+        model: without wrappers.
+        attend: a function of the same arguments and result, in its place.
 
     Raises:
         NotImplementedError: its class does not take its attention from transformers' `AttentionInterface`.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, row_mask)
-    with attending(model, NAME):
-        if model.config._attn_implementation != NAME:
+    name = NAME if attend is None else f"{NAME}_{attend.__name__}"
+    AttentionInterface.register(name, attend or packed_attention)
+    AttentionMaskInterface.register(name, row_mask)
+    with attending(model, name):
+        if model.config._attn_implementation != name:
             raise NotImplementedError("attention that cannot be exchanged")
         yield
 

@@ -13,12 +13,18 @@ def refuse_absent_extras(recipe: Recipe) -> None:
 
     Raises:
         ModelError: as `refuse_absent_quantiser` and `refuse_quantised_adapter`.
-        RecipeError: `train.liger` without liger-kernel or without a GPU.
+        RecipeError: `train.liger` without liger-kernel or without a GPU, or `model.attention: flex` without a GPU.
     """
     from realigner.model.load import refuse_quantised_adapter, resolve_device
 
     refuse_absent_quantiser(recipe.model)
     refuse_quantised_adapter(recipe.model)
+    if recipe.model.attention == "flex" and (device := resolve_device(recipe.model)) != "cuda":
+        raise RecipeError(
+            f"model.attention = flex on {device}",
+            "FlexAttention's kernels for training run on CUDA devices",
+            "Set model.attention: auto, or use a GPU",
+        )
     if not recipe.train.liger:
         return
     if find_spec("liger_kernel") is None:

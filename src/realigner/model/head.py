@@ -140,7 +140,7 @@ def forward(model: Any, batch: RowBatch | PackedBatch) -> Tensor:
     how: dict[str, Any] = {"attention_mask": batch.attention_mask, "logits_to_keep": batch.scored, "use_cache": False}
     if isinstance(batch, PackedBatch):
         config = getattr(getattr(model, "module", model), "config", None)
-        if config is not None and config._attn_implementation != NAME:
+        if config is not None and not config._attn_implementation.startswith(NAME):
             raise NotImplementedError("packed rows under attention that does not know their layout")
         how |= {"position_ids": batch.position_ids, "packed": batch.layout}
     logits: Tensor = model(input_ids=batch.input_ids, **how).logits

@@ -106,7 +106,7 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
         if trainable:
             refuse_quantised_adapter(settings)
         arguments |= _quantised(settings, device)
-    if settings.attention != "auto":
+    if settings.attention not in ("auto", "flex"):  # the second is about packed rows alone
         arguments["attn_implementation"] = settings.attention
     with _loading("model", settings):
         model, found = AutoModelForCausalLM.from_pretrained(

@@ -59,7 +59,7 @@ def read_cost(run: RunFiles) -> Cost:
     places = [(name, record.get("facts")) for name, record in stages.items()]
     places += [(f"measure, {name.replace('_', ' ')}", found.facts) for name, found in evidence.items() if found]
     train = mapping(stages.get("train", {}).get("facts"))
-    shown = ("steps", "pairs", "trainable_parameters", "parameters", "device", "dtype")
+    shown = ("steps", "pairs", "trainable_parameters", "parameters", "device", "dtype", "attention")
     return Cost(
         stages=seconds,
         seconds=sum(found or 0.0 for _, found in seconds),

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from realigner.errors import RecipeError
-from realigner.recipe import LossSettings, Recipe, TextSettings, TrainSettings
+from realigner.model.flex import Wish
+from realigner.recipe import LossSettings, ModelSettings, Recipe, TextSettings, TrainSettings
 
 
 @dataclass
@@ -22,6 +23,8 @@ class TraceConfig(TrainingArguments):
         text: how prompts and responses become tokens (`realigner.recipe.TextSettings`).
         tiled_head: form logits one tile of tokens at a time, so that memory does not grow with the vocabulary.
         packed: lay rows out without padding, the responses of a pair behind one copy of its prompt.
+        packed_attention: how such rows attend, `flex` in one call of torch's FlexAttention, `segments` one after the
+            other. `auto`: the first on CUDA, where it has been found equal to the second, which is used elsewhere.
 
     Every other argument is a `TrainingArguments`. Columns are kept, checkpoints are safetensors, and several GPUs are
     used through `torchrun` or `accelerate launch`, never by splitting one process over them.
@@ -31,6 +34,7 @@ class TraceConfig(TrainingArguments):
     text: TextSettings = field(default_factory=TextSettings)
     tiled_head: bool = True
     packed: bool = True
+    packed_attention: Wish = "auto"
     learning_rate: float = 1e-4
     report_to: str | list[str] = "none"
     logging_nan_inf_filter: bool = False  # a loss that is not finite stops training; it is not averaged away
@@ -66,6 +70,7 @@ def config_from_recipe(recipe: Recipe, output_dir: str, *, steps_per_epoch: int,
         output_dir=output_dir,
         loss=recipe.loss,
         text=recipe.text,
+        packed_attention=_packed_attention(recipe.model),
         seed=recipe.seed,
         data_seed=recipe.seed,
         num_train_epochs=train.epochs,
@@ -97,6 +102,15 @@ def config_from_recipe(recipe: Recipe, output_dir: str, *, steps_per_epoch: int,
         # Its fused cross entropy replaces the model's forward; log-probabilities are made in tiles here.
         liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if train.liger else None,
     )
+
+
+def _packed_attention(model: ModelSettings) -> Wish:
+    """Return how packed rows attend: whoever names an attention of transformers wants no other kernel."""
+    match model.attention:
+        case "auto" | "flex":
+            return model.attention
+        case _:
+            return "segments"
 
 
 def total_steps(train: TrainSettings, steps_per_epoch: int) -> int:

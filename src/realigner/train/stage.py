@@ -93,6 +93,7 @@ def run_train(run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "device": str(trainer.args.device),
         "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
+        "attention": f"{trainer.kernel.name}: {trainer.kernel.because}",
     }
 
 

@@ -18,6 +18,7 @@ from realigner.errors import ModelError, TrainingDiverged
 from realigner.losses import Denominators, PairRatios, dpo_loss, forward_kl, objective, pair_losses
 from realigner.model.attention import packing
 from realigner.model.chat import Encoder
+from realigner.model.flex import choose
 from realigner.model.head import Head, bare_model, evaluating, head_agrees, head_of, through_head
 from realigner.model.head_terms import HiddenReference, Reference, TopReference, head_terms
 from realigner.model.load import context_of, forget_padding_index, load_model, wrap_in_adapter
@@ -117,6 +118,9 @@ class TraceTrainer(Trainer):
             self.reference = None  # everything that training needs of it has been kept
         # In an evaluation over several ranks, a pair repeated to even out their batches would be counted twice.
         self.accelerator.even_batches = False
+        models = [each for each in (self.model, self.reference) if each is not None]
+        with self.accelerator.autocast():
+            self.kernel = choose(models, args.packed_attention, packed=self.packed)
 
     def _head_is_plain(self, model: Any) -> bool:
         """Say whether the head can be taken apart into tiles, and warn where it cannot."""
@@ -145,7 +149,7 @@ class TraceTrainer(Trainer):
         with ExitStack() as stack:
             for each in (self.model, self.reference) if self.packed else ():
                 if each is not None:
-                    stack.enter_context(packing(bare_model(each)))
+                    stack.enter_context(packing(bare_model(each), self.kernel.attend))
             yield
 
     def _head_of_reference(self, model: Any) -> Head | None:

@@ -92,3 +92,21 @@ def test_quantised_weights_are_scored_by_their_own_gradient_and_keep_their_adapt
     again = load_model(settings.model_copy(update={"path": str(tmp_path / "adapter")}))
     assert hasattr(again, "disable_adapter")
     torch.testing.assert_close(score_rows(again, rows), score_rows(model, rows))
+
+
+def test_flex_attention_without_a_gpu_is_refused_and_the_default_asks_for_none() -> None:
+    with pytest.raises(
+        RecipeError, match=r"model\.attention = flex on cpu: FlexAttention's kernels for training run on"
+    ):
+        refuse_absent_extras(recipe({"attention": "flex"}))
+    refuse_absent_extras(recipe())
+
+
+def test_packed_rows_attend_as_the_recipe_says_and_flex_is_about_them_alone(tmp_path: Path) -> None:
+    asked = {"auto": "auto", "flex": "flex", "sdpa": "segments", "eager": "segments", "flash_attention_2": "segments"}
+    for attention, expected in asked.items():
+        args = config_from_recipe(recipe({"attention": attention}), "out", steps_per_epoch=40, device="cpu")
+        assert args.packed_attention == expected
+    path = str(saved_tiny("llama", tmp_path / "m", layers=1))
+    found = [load_model(ModelSettings(path=path, device="cpu", attention=how)) for how in ("auto", "flex")]
+    assert len({model.config._attn_implementation for model in found}) == 1
