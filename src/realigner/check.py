@@ -375,6 +375,7 @@ def _check_weights(recipe: Recipe, findings: _Findings) -> int:
     from transformers import AutoModelForCausalLM
 
     from realigner.model.load import attach_lora, load_model_config
+    from realigner.model.sharded import layers_of
 
     path = Path(recipe.model.path)
     if path.is_dir() and not any(path.glob("*.safetensors")):
@@ -387,6 +388,8 @@ def _check_weights(recipe: Recipe, findings: _Findings) -> int:
         if recipe.model.lora is not None:
             model.requires_grad_(False)
             model = attach_lora(model, recipe.model.lora, recipe.seed)
+    if recipe.model.shard:
+        layers_of(model)
     trainable: int = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     findings.ok("model", f"{type(model).__name__}: {total:,} parameters, {trainable:,} of them trained")
     return trainable

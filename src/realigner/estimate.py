@@ -11,6 +11,9 @@ N weights of linear layers, h hidden size, V vocabulary, L layers; P, C, R token
 | train, a retained pair | 6N(P+C) + 8hVC, and the reference's forward | 4N(P+C) + 6hVC, and the reference's forward |
 | generate | 2N(P+G) + 2hVG a prompt, for both models | the same |
 
+With `model.shard`, the devices share weights, gradients and the optimizer's state, and each gathers what it computes
+with; the time that gathering takes depends on how they are connected, and is not in it.
+
 Attention adds 4hL for every token that a token sees, in a forward. Hours are FLOPs (or, for generation, bytes) by what
 this device does in a short measurement, or by the figures given for another one.
 """
@@ -278,6 +281,11 @@ def _stages(
     width = _weight_bytes(recipe)
     # NF4 with quantised constants holds a weight of a linear layer in 4.13 bits (QLoRA, arXiv 2305.14314).
     weights = shape.parameters * width - (shape.linear * (width - 4.13 / 8) if recipe.model.quantize else 0)
+    parts = speed.devices if recipe.model.shard else 1
+    # Gathered on every device: embeddings and head, and two layers, one of which comes in while the other runs.
+    groups = shape.parameters - shape.linear + 2 * shape.linear / shape.layers if parts > 1 else 0.0
+    held, moved = weights / parts + groups * width, shape.trained / parts
+    gradients = 0 if lora else 4 * groups
     both = shape.forward(n.pair, n.chosen + n.rejected, _seen(n.prompt, n.chosen) + _seen(n.prompt, n.rejected, False))
     one = shape.forward(n.prompt + n.chosen, n.chosen, _seen(n.prompt, n.chosen))
     head = 2 * shape.hidden * shape.vocabulary
@@ -292,14 +300,14 @@ def _stages(
     reference = stage(
         "reference",
         conflicts * both + (retained * one if kept else 0),
-        weights + _activations(shape, 2048, width, stored=False),
+        held + _activations(shape, 2048, width, stored=False),
         tokens + retained * n.chosen * on_disk,
     )
     scoring = SCORING["lora" if lora else "full"] if recipe.impact.weighting == "impact" else 0.0
     weigh = stage(
         "weigh",
         conflicts * scoring * both,
-        weights + 2 * 4 * shape.trained + _activations(shape, 2048, width, stored=False),
+        held + 2 * 4 * moved + gradients + _activations(shape, 2048, width, stored=False),
     )
     # Backward costs twice a forward; under LoRA the frozen weights need no gradient of their own, and their head none.
     factor = 2.0 if lora else 3.0
@@ -310,9 +318,10 @@ def _stages(
     trained = stage(
         "train",
         recipe.train.epochs * (conflicts * conflict + retained * anchor),
-        weights
-        + 4 * shape.trained * 3
-        + (0 if lora or kept else weights)
+        held
+        + 4 * moved * 3
+        + gradients
+        + (0 if lora or kept else held)
         + _activations(shape, micro * n.pair, width, stored=not recipe.train.activation_checkpointing),
         2 * checkpoint + 4 * shape.trained,
     )
@@ -323,11 +332,11 @@ def _stages(
     generate = stage(
         "generate",
         answers,
-        weights + 4 * shape.layers * shape.hidden * recipe.generate.batch_size * (n.prompt + made),
+        held + 4 * shape.layers * shape.hidden * recipe.generate.batch_size * (n.prompt + made),
         seconds=max(answers / rate, read / (speed.bandwidth * speed.devices)),
     )
-    held = min(recipe.evaluate.retained, pairs * recipe.data.eval_fraction * shares["retained"])
-    evaluate = stage("evaluate", 2 * held * one, 2 * weights + _activations(shape, 2048, width, stored=False))
+    compared = min(recipe.evaluate.retained, pairs * recipe.data.eval_fraction * shares["retained"])
+    evaluate = stage("evaluate", 2 * compared * one, 2 * held + _activations(shape, 2048, width, stored=False))
     return reference, weigh, trained, generate, evaluate
 
 

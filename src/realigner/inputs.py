@@ -40,7 +40,8 @@ def reference_inputs(recipe: Recipe, _: Progress) -> Inputs:
 
     if not Path(recipe.model.path).is_dir():
         load_model_config(recipe.model)  # a name that is neither a directory nor on the hub is refused here
-    unset = () if recipe.model.quantize else ("quantize",)  # keys of runs without it stay as they are
+    # Where weights lie changes no number; and keys of runs without 4-bit weights stay as they are.
+    unset = ("shard",) if recipe.model.quantize else ("shard", "quantize")
     return {
         "model": {**_settings(recipe.model, "path", "lora", *unset), "content": model_fingerprint(recipe.model)},
         "text": _settings(recipe.text),

@@ -192,11 +192,21 @@ def run(
             if stage.gate is not None and not opened.is_done(stage.name):
                 stage.gate(recipe)
             alone = ranks.world() == 1 or stage.name not in SHARED
-            opened.stage(stage.name, stage.load() if alone else _with_others(stage))
+            opened.stage(stage.name, _by_the_first(stage) if alone else _with_others(stage))
         for stage in wanted:
             if stage.demand is not None:
                 stage.demand(recipe)
     return result(recipe.output)
+
+
+def _by_the_first(stage: Stage) -> Work:
+    """Return the stage's function for the first process alone: others only help where it calls a sharded model."""
+
+    def work(run: Run) -> Mapping[str, Any]:
+        with ranks.leading():
+            return stage.load()(run)
+
+    return work
 
 
 def _with_others(stage: Stage) -> Work:
@@ -213,8 +223,14 @@ def _with_others(stage: Stage) -> Work:
 
 def follow() -> None:
     """Take part in the stages that the first process of torchrun calls for, until it is done."""
+    from realigner.model.led import accompany, part
+
     ranks.join()
     while message := ranks.tell():
+        if isinstance(message, dict):
+            accompany(message)
+            continue
+        part()
         name, directory = message
         with ranks.together():
             STAGES[NAMES.index(name)].load()(follow_run(directory, name))  # type: ignore[arg-type]

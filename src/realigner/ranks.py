@@ -24,6 +24,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 """How long a process waits for the next stage: the first may be asking a judge meanwhile."""
 _together = False
+_leading = False
 
 
 def rank() -> int:
@@ -79,6 +80,22 @@ def apart() -> Iterator[None]:
         yield
     finally:
         _together = before
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """Run a block in the first process alone, for whose messages the others wait."""
+    global _leading
+    before, _leading = _leading, world() > 1
+    try:
+        yield
+    finally:
+        _leading = before
+
+
+def leads() -> bool:
+    """Say whether the others wait for this process's messages."""
+    return _leading
 
 
 def shares() -> int:

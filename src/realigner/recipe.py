@@ -75,11 +75,16 @@ class ModelSettings(Section):
     quantize: Literal["nf4"] | None = None
     """`nf4`: the frozen weights in 4 bits under an adapter (QLoRA, arXiv 2305.14314), for reference, training and
     answers alike. Needs `pip install 'realigner[qlora]'`; see training.md."""
+    shard: bool = False
+    """Under torchrun, spread the weights over the processes (FSDP2), for models that one device cannot hold; see
+    scaling.md. One process alone keeps them whole."""
 
     @model_validator(mode="after")
     def _only_adapters_train_on_quantised_weights(self) -> ModelSettings:
         if self.quantize is not None and self.lora is None:
             raise ValueError("model.quantize needs model.lora: quantised weights themselves cannot be trained")
+        if self.quantize is not None and self.shard:
+            raise ValueError("model.shard does not spread 4-bit weights: leave out model.shard or model.quantize")
         return self
 
 

@@ -62,6 +62,11 @@ def tokens(run: Path) -> tuple[list[Any], Any]:
     return table.select(["id", "chosen_ids", "rejected_ids", "chosen_start"]).to_pylist(), stages["reference"]["facts"]
 
 
+def evidence(run: Path) -> dict[str, Any]:
+    figures = json.loads((run / "evidence" / "stress.json").read_text(encoding="utf-8"))["figures"]
+    return {name: figure["value"] for name, figure in figures.items()}
+
+
 def answers_before(run: Path) -> list[str]:
     rows = pq.read_table(run / "responses.parquet").to_pylist()
     return [row["response"] for row in rows if row["model"] == "before"]
@@ -69,7 +74,9 @@ def answers_before(run: Path) -> list[str]:
 
 @pytest.mark.shared
 def test_a_run_does_not_depend_on_the_number_of_processes(shared_path: Path, tmp_path: Path) -> None:
-    one, two, three = (run(tmp_path / n, shared_path, n) for n in RANKS)
+    stress = {"prompts": str(shared_path / "data/advbench/harmful_behaviors.csv"), "limit": 2, "attacks": ["role_play"]}
+    attacked = ("--set", f"evaluate.stress={json.dumps(stress | {'max_new_tokens': 8})}")
+    one, two, three = (run(tmp_path / n, shared_path, n, *(attacked if n == "2" else ())) for n in RANKS)
     models = {each: load_file(each / "model" / "model.safetensors") for each in (one, two, three)}
     for each in (two, three):
         assert tokens(each) == tokens(one)
@@ -83,4 +90,17 @@ def test_a_run_does_not_depend_on_the_number_of_processes(shared_path: Path, tmp
         ours, theirs = (json.loads((d / "summary.json").read_text(encoding="utf-8")) for d in (each, one))
         assert ours["kl"]["value"] == pytest.approx(theirs["kl"]["value"], rel=0.05)
         assert ours["perplexity"]["before"]["value"] == pytest.approx(theirs["perplexity"]["before"]["value"], rel=1e-5)
-        assert sorted(p.name for p in each.iterdir()) == sorted(p.name for p in one.iterdir())
+    assert sorted(p.name for p in three.iterdir()) == sorted(p.name for p in one.iterdir())
+    # Two processes that share the weights as well: the same work in each, so the same numbers.
+    sharded = run(tmp_path / "sharded", shared_path, "2", *attacked, "--set", "model.shard=true")
+    saved = load_file(sharded / "model" / "model.safetensors")
+    assert saved.keys() == models[two].keys()
+    assert max(float((saved[name] - value).abs().max()) for name, value in models[two].items()) < 1e-6
+    assert column(sharded / "weights.parquet", "weight") == pytest.approx(
+        column(two / "weights.parquet", "weight"), rel=1e-4, abs=1e-6
+    )
+    assert column(sharded / "responses.parquet", "response") == column(two / "responses.parquet", "response")
+    manifest = json.loads((sharded / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["stages"]["weigh"]["facts"]["scoring"]["refused"] == []  # its embeddings are tied to its head
+    assert evidence(sharded) == pytest.approx(evidence(two))  # asked by the first process alone
+    assert sorted(p.name for p in sharded.iterdir()) == sorted(p.name for p in two.iterdir())

@@ -35,7 +35,7 @@ def recipe(tmp_path: Path, **changes: Any) -> Recipe:
     adapter = changes.pop("lora", {"rank": 4})
     content = {
         "output": str(tmp_path / "run"),
-        "model": {"path": str(model), "lora": adapter},
+        "model": {"path": str(model), "lora": adapter, "shard": changes.pop("shard", False)},
         "data": {"path": "none.jsonl", "eval_fraction": 0.5},
         "policy": {"path": "none.yaml"},
         **changes,
@@ -122,6 +122,27 @@ def test_cost_is_linear_in_pairs_and_falls_with_devices(tmp_path: Path) -> None:
         assert stage(ten, name).memory == stage(one, name).memory
     shared = estimate(settings, pairs=1000, lengths=lengths, devices=4, **GIVEN)
     assert stage(shared, "train").seconds == pytest.approx(stage(one, "train").seconds / 4)
+
+
+@pytest.mark.parametrize("adapter", [None, {"rank": 4}], ids=["full", "lora"])
+def test_sharded_devices_share_weights_and_state_and_gather_two_layers_and_the_ends(
+    adapter: Any, tmp_path: Path
+) -> None:
+    whole, shared = (
+        estimate(
+            recipe(tmp_path / str(shard), lora=adapter, **{"loss": {"kl_reference": "hidden"}}, shard=shard),
+            pairs=64,
+            lengths=Lengths(30, 20, 20),
+            devices=4,
+            **GIVEN,
+        )
+        for shard in (False, True)
+    )
+    shape, width = whole.shape, 4
+    gathered = (shape.parameters - shape.linear + 2 * shape.linear / LAYERS) * (1 if adapter else 2)
+    saved = 0.75 * (shape.parameters + 3 * shape.trained) - gathered
+    assert stage(whole, "train").memory - stage(shared, "train").memory == pytest.approx(width * saved)
+    assert stage(whole, "train").flops == stage(shared, "train").flops
 
 
 def test_keeping_hidden_states_costs_disk_and_saves_the_second_model(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from realigner.model.head import Head, evaluating, head_agrees, through_head
 from realigner.model.head_terms import HiddenReference, head_kl, head_logps
 from realigner.model.logprobs import SCORING_TOKENS, scored_logits, sum_by_row, token_logps
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
+from realigner.model.sharded import dealt
 from realigner.progress import SILENT, Progress
 
 
@@ -48,10 +49,11 @@ def compare_on_rows(
     device = next(before.parameters()).device
     terms = _tiled_terms if head_agrees(before) and head_agrees(after) else _whole_terms
     with evaluating(before), evaluating(after), progress.task("KL and perplexity", len(rows)) as advance:
-        for indices in ranks.share(list(batches_by_length(rows, max_tokens))):
+        for indices, counts in dealt(list(batches_by_length(rows, max_tokens)), before, after):
             batch = collate([rows[i] for i in indices]).to(device)
             values = terms(before, after, batch)
-            sums[:, indices] = torch.stack([sum_by_row(v, batch) for v in values]).double().cpu().numpy()
+            if counts:
+                sums[:, indices] = torch.stack([sum_by_row(v, batch) for v in values]).double().cpu().numpy()
             advance(len(indices))
     tokens = np.array([row.response_tokens for row in rows], dtype=float)
     kl, old_logps, new_logps = ranks.add_up(torch.from_numpy(sums)).numpy()

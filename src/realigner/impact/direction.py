@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from realigner import ranks
-from realigner.impact.sharded import is_sharded
 from realigner.impact.vectors import Vector, accumulate, device, gradients, norm, trainable, zeros
 from realigner.losses import dpo_loss
 from realigner.model.attention import dual, packing, unpack
@@ -20,6 +19,7 @@ from realigner.model.logprobs import row_logps, scored_logits
 from realigner.model.packing import PackedBatch
 from realigner.model.products import WithoutZeros
 from realigner.model.rows import Row, collate
+from realigner.model.sharded import is_sharded
 from realigner.progress import SILENT, Progress
 
 

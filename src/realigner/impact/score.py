@@ -11,7 +11,6 @@ from realigner.errors import GoldError, ModelError
 from realigner.impact.curvature import precondition
 from realigner.impact.direction import target_gradient
 from realigner.impact.gold import GoldBatch, GoldPair, draw_gold
-from realigner.impact.sharded import is_sharded
 from realigner.impact.slopes import choose
 from realigner.impact.vectors import norm, trainable
 from realigner.impact.weights import Weights, normalise, score_conflicts, uniform
@@ -19,6 +18,7 @@ from realigner.model.chat import Encoder
 from realigner.model.encoded import encode_triaged, row_of
 from realigner.model.load import context_of, forget_padding_index
 from realigner.model.rows import Row
+from realigner.model.sharded import is_sharded
 from realigner.progress import SILENT, Progress
 from realigner.recipe import ImpactSettings, LossSettings, TextSettings
 from realigner.records import TriagedPair, text_hash

@@ -6,52 +6,15 @@ is spread as the parameters are, is gathered for as long as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from realigner import ranks
-
-Item = TypeVar("Item")
-
-
-def dealt(items: Sequence[Item], model: torch.nn.Module) -> list[tuple[Item, bool]]:
-    """Return this process's share of the work, and whether each result counts.
-
-    Every item counts in exactly one process. Where the model is sharded, all do equally many: who has fewer repeats
-    the first one, not counted.
-    """
-    mine = [(item, True) for item in ranks.share(items)]
-    missing = -(-len(items) // ranks.shares()) - len(mine) if is_sharded(model) else 0
-    return mine + [(items[0], False)] * missing
-
-
-def sharded_modules(model: torch.nn.Module) -> list[Any]:
-    """Return the modules that gather their parameters from the processes for the time of their forward."""
-    if not torch.distributed.is_available():
-        return []
-    from torch.distributed.fsdp import FSDPModule
-
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
-
-
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Say whether a model's parameters are spread over processes."""
-    return bool(sharded_modules(model))
-
-
-def let_go(model: torch.nn.Module) -> None:
-    """Bring a sharded model to rest: the last forward may have left parameters gathered."""
-    for module in sharded_modules(model):
-        module.reshard()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor itself, gathered from the processes that it is spread over."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+from realigner.impact.vectors import trainable
+from realigner.model.sharded import sharded_modules, whole
 
 
 @contextmanager
@@ -64,6 +27,8 @@ def exchanged(
     belongs to them is gathered after them, and let go before them.
     """
     owners = sharded_modules(model)
+    first = {id(parameter): name for name, parameter in trainable(model).items()}  # tied ones have several names
+    called = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False) if id(p) in first}
     gathering = {id(owner) for owner in owners}
     names = {id(module): name for name, module in model.named_modules()}
     held: dict[int, list[tuple[torch.nn.Module, str, Any]]] = {}
@@ -72,7 +37,7 @@ def exchanged(
         held[id(owner)] = []
         for module in _own_modules(owner, gathering):
             for short, parameter in module._parameters.items():
-                name = f"{names[id(module)]}.{short}".removeprefix(".")
+                name = called.get(f"{names[id(module)]}.{short}".removeprefix("."), "")
                 if parameter is not None and name in direction:
                     held[id(owner)].append((module, short, parameter))
                     tangent = whole(direction[name]).to(parameter.dtype)

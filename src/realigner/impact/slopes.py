@@ -26,7 +26,7 @@ from torch.autograd import forward_ad
 
 from realigner import ranks
 from realigner.errors import ModelError
-from realigner.impact.sharded import dealt, exchanged, is_sharded, whole
+from realigner.impact.sharded import exchanged
 from realigner.impact.vectors import Vector, device, dot, gradients, norm, trainable
 from realigner.losses.pairwise import in_fp32
 from realigner.model.attention import attending, dual, packing, unpack
@@ -36,6 +36,7 @@ from realigner.model.logprobs import row_logps, scored_logits, token_logps
 from realigner.model.packing import PackedBatch, bins, pack
 from realigner.model.products import WithoutZeros
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate, total_tokens
+from realigner.model.sharded import dealt, is_sharded, whole
 
 logger = logging.getLogger(__name__)
 

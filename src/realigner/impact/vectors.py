@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realigner.impact.sharded import is_sharded, let_go, whole
+from realigner.model.sharded import is_sharded, let_go, whole
 
 Vector = dict[str, Tensor]
 """A vector in the space of the trainable parameters, by parameter name."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from realigner import ranks
 from realigner.atomic import DESCRIPTION
 from realigner.errors import ModelError
-from realigner.model.load import base_of, load_model, load_tokenizer
+from realigner.model.load import base_of, load_model, load_tokenizer, resolve_device, resolve_dtype
 from realigner.recipe import ModelSettings
 
 
@@ -17,12 +18,36 @@ def save_model(model: Any, tokenizer: Any, settings: ModelSettings, path: Path) 
     A model that started from an adapter merged into its base is written whole: no base that a new adapter could
     name exists on disk.
     """
-    if hasattr(model, "merge_and_unload") and base_of(settings)[0] != settings.path:
-        model = model.merge_and_unload()
-    model.save_pretrained(path, safe_serialization=True)
+    from realigner.model.sharded import is_sharded
+
+    merged = hasattr(model, "merge_and_unload") and base_of(settings)[0] != settings.path
+    if is_sharded(model):
+        _save_sharded(model, settings, path, merged=merged)
+    else:
+        model = model.merge_and_unload() if merged else model
+        model.save_pretrained(path, safe_serialization=True)
     tokenizer.save_pretrained(path)
     # PEFT leaves a form with nothing filled in; the card is written when there is something to say.
     (path / DESCRIPTION).unlink(missing_ok=True)
+
+
+def _save_sharded(model: Any, settings: ModelSettings, path: Path, *, merged: bool) -> None:
+    """Write a sharded model by the first process, which gathers it; all processes call this."""
+    from realigner.model.head import bare_model
+    from realigner.model.sharded import gathered
+
+    values = gathered(model, trained_only=hasattr(model, "merge_and_unload"))
+    if ranks.rank() > 0:
+        return
+    if merged:
+        alone = settings.model_copy(
+            update={"shard": False, "device": "cpu", "dtype": str(bare_model(model).dtype).removeprefix("torch.")}
+        )
+        whole = load_model(alone, trainable=True)
+        whole.load_state_dict(values, strict=False)
+        whole.merge_and_unload().save_pretrained(path, safe_serialization=True)
+    else:
+        model.save_pretrained(path, state_dict=values, safe_serialization=True)
 
 
 def export_model(run_dir: str | Path, out: str | Path, merge: bool = False) -> Path:
@@ -44,6 +69,9 @@ def export_model(run_dir: str | Path, out: str | Path, merge: bool = False) -> P
         from realigner.report.card import is_ours, render_card
 
         whole = trained.model_copy(update={"quantize": None})  # folded into 4 bits, it would lose digits
+        if whole.shard:  # no device may hold it
+            dtype = str(resolve_dtype(whole, resolve_device(whole))).removeprefix("torch.")
+            whole = whole.model_copy(update={"shard": False, "device": "cpu", "dtype": dtype})
         with writing_directory(out) as path:
             load_model(whole).save_pretrained(path, safe_serialization=True)
             load_tokenizer(trained).save_pretrained(path)

@@ -13,12 +13,14 @@ def refuse_absent_extras(recipe: Recipe) -> None:
 
     Raises:
         ModelError: as `refuse_absent_quantiser` and `refuse_quantised_adapter`.
+        RecipeError: `train.liger` without liger-kernel or without a GPU; or as `refuse_unshardable`.
         RecipeError: `train.liger` without liger-kernel or without a GPU, or `model.attention: flex` without a GPU.
     """
     from realigner.model.load import refuse_quantised_adapter, resolve_device
 
     refuse_absent_quantiser(recipe.model)
     refuse_quantised_adapter(recipe.model)
+    refuse_unshardable(recipe)
     if recipe.model.attention == "flex" and (device := resolve_device(recipe.model)) != "cuda":
         raise RecipeError(
             f"model.attention = flex on {device}",
@@ -36,6 +38,34 @@ def refuse_absent_extras(recipe: Recipe) -> None:
     if (device := resolve_device(recipe.model)) != "cuda":
         raise RecipeError(
             f"train.liger = true on {device}", "its kernels run on CUDA devices", "Leave it out, or use a GPU"
+        )
+
+
+def refuse_unshardable(recipe: Recipe) -> None:
+    """Refuse what does not work with weights that are spread over processes.
+
+    Raises:
+        RecipeError: `model.shard` with a curvature, with Liger's kernels or on a device without process groups.
+    """
+    from realigner.model.load import resolve_device
+
+    if not recipe.model.shard:
+        return
+    if recipe.impact.weighting == "impact" and recipe.impact.preconditioner != "identity":
+        raise RecipeError(
+            f"impact.preconditioner = {recipe.impact.preconditioner} with model.shard",
+            "curvature is not computed with parameters spread over processes",
+            "Use impact.preconditioner: identity",
+        )
+    if recipe.train.liger:
+        raise RecipeError(
+            "train.liger = true with model.shard",
+            "its kernels take a loaded model's modules over, which has not been tried with spread parameters",
+            "Leave one of them out",
+        )
+    if (device := resolve_device(recipe.model)) == "mps":
+        raise RecipeError(
+            f"model.shard on {device}", "processes cannot exchange tensors of such devices", "Set model.shard: false"
         )
 
 

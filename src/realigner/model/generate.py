@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from torch import Tensor
 from realigner import ranks
 from realigner.model.chat import Encoder
 from realigner.model.head import bare_model, evaluating
+from realigner.model.sharded import dealt, is_sharded
 from realigner.progress import SILENT, Progress
 from realigner.recipe import GenerateSettings
 from realigner.records import Prompt
@@ -44,9 +45,10 @@ def generate(
 
     Greedy at temperature 0. Sampled responses depend on the seed and on the batch they were drawn in, hence on
     `batch_size`; each batch has a seed of its own, which is stored with its responses. Of the model's own generation
-    defaults (temperature, penalties, lengths) only its end tokens are taken over.
+    defaults (temperature, penalties, lengths) only its end tokens are taken over. With a sharded model all processes
+    call alike, and a batch goes on until the longest answer of any is done.
     """
-    found = _answers(model, encoder, prompts, settings, seed, progress, label, deal=ranks.share if shared else list)
+    found = _answers(model, encoder, prompts, settings, seed, progress, label, shared)
     if shared:
         parts = ranks.collect([[i, r.text, r.finish, r.tokens, r.seed] for i, r in found.items()])
         found = {i: Response(*rest) for part in parts for i, *rest in part}
@@ -62,19 +64,21 @@ def _answers(
     seed: int,
     progress: Progress,
     label: str,
-    deal: Callable[[Sequence[int]], Sequence[int]],
+    shared: bool,
 ) -> dict[int, Response]:
-    """Return responses by the place of their prompt, for the batches that `deal` leaves here."""
+    """Return responses by the place of their prompt: of this process's batches, or of all."""
     ids = [encoder.prompt_ids(prompt, settings.max_new_tokens) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: -len(ids[i]))
     stops = stop_ids(model, encoder)
     responses: dict[int, Response] = {}
+    starts = range(0, len(order), settings.batch_size)
+    mine = dealt(starts, model) if shared else [(start, True) for start in starts]
     with evaluating(model), without_defaults(model), progress.task(label, len(prompts)) as advance:
-        for start in deal(range(0, len(order), settings.batch_size)):
+        for start, counts in mine:
             batch = order[start : start + settings.batch_size]
             batch_seed = seed + start
             new = _generate_batch(model, encoder, [ids[i] for i in batch], settings, stops, batch_seed)
-            for i, tokens in zip(batch, new, strict=True):
+            for i, tokens in zip(batch, new, strict=True) if counts else ():
                 responses[i] = _response(encoder, tokens, stops, batch_seed)
             advance(len(batch))
     return responses
@@ -126,7 +130,12 @@ def _generate_batch(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        output: Tensor = model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+        output: Tensor = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=config,
+            synced_gpus=is_sharded(model) and not ranks.leads(),
+        )
     new: list[list[int]] = output[:, length:].tolist()
     return new
 

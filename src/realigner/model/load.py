@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realigner import ranks
 from realigner.errors import ModelError
 from realigner.recipe import LoraSettings, ModelSettings
 
@@ -92,11 +93,20 @@ def resolve_dtype(settings: ModelSettings, device: str) -> torch.dtype:
 def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 0) -> Any:
     """Load the aligned model; with `trainable`, attach the recipe's LoRA adapter or free all parameters.
 
-    A LoRA adapter's A matrices are drawn from `seed`: at B = 0 they fix the subspace in which impact is measured.
+    A LoRA adapter's A matrices are drawn from `seed`: at B = 0 they fix the subspace in which impact is measured. Under
+    torchrun, `model.shard` spreads the parameters over the processes.
 
     Raises:
         ModelError: weights are missing (some or all), damaged or not safetensors, or the adapter does not fit.
     """
+    if settings.shard and ranks.shares() > 1:
+        from realigner.model.sharded import load_sharded
+
+        return load_sharded(settings, trainable=trainable, seed=seed)
+    if settings.shard and ranks.leads():
+        from realigner.model.led import load_led
+
+        return load_led(settings)
     from transformers import AutoModelForCausalLM
 
     path, revision = base_of(settings)
@@ -129,6 +139,11 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
         model = model.to(device)
     else:  # quantised weights were made in their place
         _keep_gradients(model)
+    return prepared(model, settings, trainable=trainable, seed=seed)
+
+
+def prepared(model: Any, settings: ModelSettings, *, trainable: bool, seed: int) -> Any:
+    """Return a model in evaluation mode, with the parameters that will be trained requiring gradients, or none."""
     model = forget_padding_index(model.eval())
     model.requires_grad_(False)
     if trainable and settings.lora is None:

@@ -18,6 +18,7 @@ from realigner.model.head import bare_model, evaluating, forward, head_agrees, t
 from realigner.model.head_terms import head_logps
 from realigner.model.packing import PackedBatch, bins, pack
 from realigner.model.rows import Row, RowBatch, batches_by_length, collate
+from realigner.model.sharded import dealt
 
 SCORING_TOKENS = 2048
 """Tokens in one scoring batch. Results do not depend on it; larger batches are slower on CPUs."""
@@ -64,11 +65,13 @@ def score_rows(model: Any, rows: Sequence[Row], *, max_tokens: int = SCORING_TOK
     device = next(model.parameters()).device
     packed, plain = packs_agree(model), head_agrees(model)
     with evaluating(model), packing(bare_model(model)) if packed else nullcontext():
-        for batch in ranks.share(list(bins(rows, max_tokens) if packed else batches_by_length(rows, max_tokens))):
+        batches = list(bins(rows, max_tokens) if packed else batches_by_length(rows, max_tokens))
+        for batch, counts in dealt(batches, model):
             chosen = [rows[i] for i in batch]
             laid = (pack(chosen) if packed else collate(chosen)).to(device)
             found = _tiled_row_logps(model, laid) if plain else row_logps(model, laid)
-            logps[batch] = found.cpu().double()
+            if counts:
+                logps[batch] = found.cpu().double()
     return ranks.add_up(logps)
 
 

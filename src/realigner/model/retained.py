@@ -21,6 +21,7 @@ from realigner.model.encoded import row_of
 from realigner.model.head import Head, evaluating, head_agrees, head_of, through_head
 from realigner.model.logprobs import SCORING_TOKENS
 from realigner.model.rows import RowBatch, batches_by_length, collate
+from realigner.model.sharded import dealt
 from realigner.recipe import LossSettings
 from realigner.records import Outcome
 
@@ -49,11 +50,12 @@ def add_retained(examples: Sequence[dict[str, Any]], model: Any, loss: LossSetti
     top = loss.kl_top_k if loss.kl_reference == "top_k" else None
     kept = _zeros(starts[-1], head, top)
     with evaluating(model):
-        for batch in ranks.share(list(batches_by_length(rows, SCORING_TOKENS))):
+        for batch, counts in dealt(list(batches_by_length(rows, SCORING_TOKENS)), model):
             laid = collate([rows[i] for i in batch]).to(head.weight.device)
             places = torch.cat([torch.arange(starts[i], starts[i + 1]) for i in batch])
             for tensor, found in zip(kept, _of_batch(model, laid, top), strict=True):
-                tensor[places] = found.cpu()
+                if counts:
+                    tensor[places] = found.cpu()
     kept = tuple(_add_up(tensor) for tensor in kept)
     for i, example in enumerate(retained):
         example.update(_columns(*(tensor[starts[i] : starts[i + 1]] for tensor in kept)))

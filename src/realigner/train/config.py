@@ -45,6 +45,11 @@ class TraceConfig(TrainingArguments):
         super().__post_init__()
         self._n_gpu = min(self.n_gpu, 1)
 
+    @property
+    def place_model_on_device(self) -> bool:
+        """Whether Trainer moves the model: `TraceTrainer` has done so, but for one that is sharded already."""
+        return False
+
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments as JSON values."""
         ours = {"loss": self.loss.model_dump(mode="json"), "text": self.text.model_dump(mode="json")}

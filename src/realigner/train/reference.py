@@ -11,6 +11,7 @@ import torch
 
 from realigner.errors import ModelError
 from realigner.model.head import evaluating
+from realigner.model.sharded import is_sharded
 
 
 def has_adapter(model: Any) -> bool:
@@ -34,7 +35,8 @@ def reference_of(model: Any, given: Any, device: torch.device) -> Any:
     None where nothing is given and the model has an adapter: then it is the model itself, without it.
 
     Raises:
-        ModelError: the given one is the very model that will be trained.
+        ModelError: the given one is the very model that will be trained; or none is given for a sharded model, which
+            cannot be copied.
     """
     if given is model:
         raise ModelError(
@@ -42,9 +44,15 @@ def reference_of(model: Any, given: Any, device: torch.device) -> Any:
         )
     if given is None and has_adapter(model):
         return None
+    if given is None and is_sharded(model):
+        raise ModelError(
+            "a sharded model without ref_model",
+            "training all its parameters needs a frozen copy, which cannot be made of one that is sharded",
+            "Give ref_model, or set loss.kl_reference: hidden",
+        )
     reference = copy.deepcopy(model) if given is None else given
     reference.requires_grad_(False)
-    return reference.eval().to(device)
+    return reference.eval() if is_sharded(reference) else reference.eval().to(device)
 
 
 @torch.no_grad()

@@ -24,11 +24,13 @@ from realigner.model.encoded import load_encoded, write_encoded
 from realigner.model.export import save_model
 from realigner.model.generate import generate
 from realigner.model.load import load_model, resolve_device
+from realigner.model.sharded import is_sharded
 from realigner.model.stage import encoded_pairs, recipe_encoder
 from realigner.progress import Advance
 from realigner.recipe import Recipe
 from realigner.records import Direction, Outcome, Prompt, Weight, prompt_key
 from realigner.runs import Run
+from realigner.train.checkpoint import refuse_other_layout
 from realigner.train.config import config_from_recipe, total_steps
 from realigner.train.dataset import WeightedPairs
 from realigner.train.sampler import StratifiedSampler
@@ -55,6 +57,8 @@ def run_train(run: Run) -> dict[str, Any]:
     settled = recipe.model_copy(update={"loss": audited_loss(recipe)})
     args = config_from_recipe(settled, str(scratch), steps_per_epoch=sampler.steps, device=device)
     model = load_model(recipe.model, trainable=True, seed=recipe.seed)
+    checkpoint = last_checkpoint(scratch)
+    refuse_other_layout(checkpoint, sharded=is_sharded(model))
     encoder = recipe_encoder(recipe, model.config)
     trainer = TraceTrainer(
         model,
@@ -62,12 +66,12 @@ def run_train(run: Run) -> dict[str, Any]:
         dataset,
         eval_dataset=_held_out(run, encoder, scratch),
         processing_class=encoder.tokenizer,
+        ref_model=load_model(recipe.model) if _wants_reference(recipe, model) else None,
         callbacks=[
             MetricsFile(run.path("metrics.jsonl")),
             Completions(run.path("completions.jsonl"), encoder, recipe, _prompts(run, encoder)),
         ],
     )
-    checkpoint = last_checkpoint(scratch)
     _place_trackers(trainer, run.path("tensorboard"), keep=checkpoint is not None)
     with run.progress.task("training", total_steps(recipe.train, sampler.steps)) as advance:
         trainer.add_callback(ShowSteps(advance))
@@ -95,6 +99,11 @@ def run_train(run: Run) -> dict[str, Any]:
         "dtype": str(next(trainer.model.parameters()).dtype).removeprefix("torch."),
         "attention": f"{trainer.kernel.name}: {trainer.kernel.because}",
     }
+
+
+def _wants_reference(recipe: Recipe, model: Any) -> bool:
+    """Say whether the frozen reference has to be loaded: a sharded model cannot be copied."""
+    return is_sharded(model) and recipe.model.lora is None and recipe.loss.kl_reference == "forward"
 
 
 def _place_trackers(trainer: TraceTrainer, directory: Path, *, keep: bool) -> None:
@@ -138,7 +147,7 @@ def _is_whole(checkpoint: Path) -> bool:
     """Say whether a checkpoint was finished (its state file is written last) and no file of it has lost its end."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for path in checkpoint.glob("*.safetensors"):
+        for path in checkpoint.rglob("*.safetensors"):
             with safe_open(path, framework="pt"):
                 pass
         return all(is_zipfile(path) for path in checkpoint.glob("*.pt*"))
@@ -223,9 +232,11 @@ class Completions(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write one line with the completions."""
-        if not state.is_world_process_zero:
+        if not state.is_world_process_zero and not is_sharded(model):
             return
         responses = generate(model, self.encoder, self.prompts, self.settings, seed=self.seed)
+        if not state.is_world_process_zero:  # it was needed for the forwards
+            return
         line = {
             "step": state.global_step,
             "completions": [

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from realigner.model.load import context_of, forget_padding_index, load_model, w
 from realigner.model.logprobs import packs_agree, scored_logits, sum_by_row, token_logps
 from realigner.model.packing import PackedBatch
 from realigner.model.rows import RowBatch
+from realigner.model.sharded import gathered, is_sharded, let_go, whole
 from realigner.recipe import LoraSettings, ModelSettings
 from realigner.records import Direction, Outcome, Weight
 from realigner.train.batch import Batch, PairCollator, count, log_ratios
+from realigner.train.checkpoint import load_shards, save_shards
 from realigner.train.config import TraceConfig
 from realigner.train.dataset import WeightedPairs, weighted_pairs
 from realigner.train.kl_control import KLController
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 Rows = RowBatch | PackedBatch
+SCHEDULER = "scheduler.pt"
 _KEPT = ("reference_hidden", "reference_ids", "reference_logps")
 
 
@@ -63,7 +66,8 @@ class TraceTrainer(Trainer):
     """Trains a model on triaged pairs by the TRACE objective, in the manner of transformers' Trainer.
 
     Args:
-        model: the aligned model, or its path. Its state now is the reference. A PEFT model must be fresh (B = 0).
+        model: the aligned model, or its path. Its state now is the reference. A PEFT model must be fresh (B = 0). One
+            whose parameters `fully_shard` has spread over the processes already stays as it is.
         args: a `TraceConfig`.
         train_dataset: `TriagedPair`s, pairs encoded by `realigner.model.encoded` (a `datasets.Dataset`), or a
             `WeightedPairs` view of them.
@@ -118,6 +122,9 @@ class TraceTrainer(Trainer):
             self.reference = None  # everything that training needs of it has been kept
         # In an evaluation over several ranks, a pair repeated to even out their batches would be counted twice.
         self.accelerator.even_batches = False
+        self._sharded = is_sharded(self.model)
+        if self._sharded:  # transformers' word for: nothing is to be wrapped, parameters are where they belong
+            self.is_distributed_loading_by_transformers = True
         models = [each for each in (self.model, self.reference) if each is not None]
         with self.accelerator.autocast():
             self.kernel = choose(models, args.packed_attention, packed=self.packed)
@@ -163,6 +170,10 @@ class TraceTrainer(Trainer):
         head = head_of(self._scores)
         if head is None or (self.reference is None and has_adapter(model)):
             return None
+        if is_sharded(self._scores):  # read outside of its model's forward, for whose time alone it is gathered
+            bias = None if head.bias is None else whole(head.bias)
+            head = replace(head, weight=whole(head.weight), bias=bias)
+            return head.detached().copy()
         return head.detached().copy() if self._scores is model else head.detached()
 
     def _pairs(self, data: Any, weights: Iterable[Weight] | None = None) -> WeightedPairs:
@@ -276,6 +287,11 @@ class TraceTrainer(Trainer):
             "Lower train.learning_rate or loss.beta, look at these pairs, or train in float32",
         )
 
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Defer nothing: until the last micro-batch, every device would hold the gradients of the whole model."""
+        yield
+
     # -- batches ------------------------------------------------------------------------------------------------
 
     def get_batch_samples(
@@ -315,6 +331,43 @@ class TraceTrainer(Trainer):
             raise self._diverged(self._step_ids, "the gradient of their batch is not finite")
         return norm
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As in transformers; of a sharded model it moves the parts that stay, not what a forward has gathered."""
+        let_go(self.model)
+        return super().create_optimizer(model)
+
+    # -- checkpoints of a model that was sharded before: transformers has none of its own ------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers; the first process gathers a sharded model, whose checkpoints hold their parts instead."""
+        if not self._sharded:
+            super().save_model(output_dir, _internal_call)
+        elif not _internal_call:
+            values = gathered(self.model, trained_only=has_adapter(self.model))
+            if self.args.should_save:
+                self._save(output_dir, state_dict=values)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_shards(self.model, self.optimizer, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._sharded:  # else with the optimizer, once there is one
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._sharded or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_shards(self.model, self.optimizer, checkpoint)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
     # -- metrics ------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -339,7 +392,7 @@ class TraceTrainer(Trainer):
         batches, one stands in again, and is not counted.
         """
         loader = self.get_eval_dataloader(pairs)
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not (self._sharded or self.is_fsdp_enabled or self.is_deepspeed_enabled):
             yield from ((batch, True) for batch in loader)
             return
         batches = list(loader)
@@ -419,7 +472,7 @@ def _model(model: Any, args: TraceConfig, peft_config: Any) -> Any:
         lora = None if peft_config is None else LoraSettings()
         settings = ModelSettings(path=str(model), lora=lora, device=args.device.type)
         model = load_model(settings).requires_grad_(True)
-    if getattr(model, "hf_device_map", None) is None:
+    if getattr(model, "hf_device_map", None) is None and not is_sharded(model):
         model.to(args.device)
     if peft_config is not None:
         model = wrap_in_adapter(model, peft_config, args.seed)

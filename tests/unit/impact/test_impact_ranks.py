@@ -13,7 +13,7 @@ import torch
 from scoring_ranks import CASES, GOLD, ROWS
 
 from realigner import ranks
-from realigner.impact import sharded
+from realigner.model import sharded
 
 TESTS = Path(__file__).resolve().parents[2]
 cases = pytest.mark.parametrize(("count", "mode", "spread"), CASES)

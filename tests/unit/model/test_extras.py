@@ -15,7 +15,7 @@ from tiny_pairs import random_rows
 from realigner.errors import ModelError, RecipeError
 from realigner.impact.direction import target_gradient
 from realigner.impact.slopes import TOLERANCE, choose
-from realigner.inputs import train_inputs
+from realigner.inputs import reference_inputs, train_inputs
 from realigner.model import extras
 from realigner.model.extras import refuse_absent_extras
 from realigner.model.load import load_model
@@ -56,6 +56,27 @@ def test_quantised_weights_need_an_adapter_and_a_whole_model_below_it(installed:
         ModelError, match=r"an adapter, with model\.quantize = nf4: .* realigner export RUN OUT --merge"
     ):
         refuse_absent_extras(recipe({"path": str(tmp_path), "quantize": "nf4"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"impact": {"preconditioner": "cg"}}, r"preconditioner = cg with model\.shard: curvature .* identity"),
+        ({"train": {"liger": True}}, r"liger = true with model\.shard: .* Leave one of them out"),
+    ],
+)
+def test_what_sharded_weights_do_not_go_with_is_refused_early(settings: dict[str, Any], message: str) -> None:
+    wanted = recipe({"shard": True}).model_dump()
+    with pytest.raises(RecipeError, match=message):
+        refuse_absent_extras(Recipe.parse({**wanted, **settings}))
+    refuse_absent_extras(recipe({"shard": True}))
+    with pytest.raises(ValidationError, match=r"model\.shard does not spread 4-bit weights"):
+        ModelSettings(path="m", quantize="nf4", shard=True)
+
+
+def test_sharing_the_weights_changes_no_key(tmp_path: Path) -> None:
+    path = {"path": str(saved_tiny("llama", tmp_path / "model"))}
+    assert reference_inputs(recipe({**path, "shard": True}), SILENT) == reference_inputs(recipe(path), SILENT)
 
 
 def test_liger_kernels_without_their_package_or_a_gpu_are_refused(installed: set[str]) -> None:
