@@ -54,8 +54,9 @@ class DemoSettings:
     pairs: int = 1000
     """Old preference pairs."""
     mix: Mix = field(default_factory=Mix)
-    corrected: float = 0.5
-    """Share of the PUNISH pairs that get a correction; the others are trained by suppressing both responses."""
+    corrected: float = 0.8
+    """Share of the PUNISH pairs that get a correction; the others are trained by suppressing both responses, of which a
+    model of this size does not stand much more before it stutters."""
     preference_steps: int = 32
     preference_batch: int = 32
     preference_learning_rate: float = 2e-4
@@ -75,7 +76,7 @@ DEMO_RECIPE: dict[str, Any] = {
     "impact": {"gold": {"kind": "corrected", "size": 24}},
     # A mean per token: only the first words of an answer decide here, so the anchor needs a larger weight than the
     # paper's 0.1, at which the model also gave up refusals that the new policy keeps.
-    "loss": {"alpha_kl": 10.0, "confirm": 0.0},
+    "loss": {"alpha_kl": 10.0},
     "train": {"epochs": 2, "batch_size": 32, "micro_batch": 32, "learning_rate": 3e-4, "warmup_steps": 5},
     "generate": {"prompts": 150, "max_new_tokens": 64, "batch_size": 75},
     "evaluate": {"retained": 100},
