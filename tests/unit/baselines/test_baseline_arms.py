@@ -122,7 +122,7 @@ def test_naive_swaps_both_conflicts_and_trace_tells_them_apart(
     assert losses == {
         Outcome.INVERT: "dpo",
         Outcome.PUNISH: "suppress",
-        Outcome.CONFIRM: "",
+        Outcome.CONFIRM: "dpo",
         Outcome.NEUTRAL: "",
     }
 

@@ -75,7 +75,7 @@ def test_the_tokenizer_gives_back_every_text_exactly(built: tuple[Path, Recipe])
 
 def test_the_data_reads_as_the_drawn_pairs_and_the_corrections_name_them(built: tuple[Path, Recipe]) -> None:
     _, recipe = built
-    drawn = {pair.id: pair for pair in draw_pairs(120, 7)}
+    drawn = {pair.id: pair for pair in draw_pairs(120, 7, corrected=SMALL.corrected)}
     assert recipe.corrections is not None
     read = list(read_pairs(recipe.data))
     assert [pair.id for pair in read] == list(drawn)
