@@ -63,7 +63,7 @@ def bars(study: Study, results: Results) -> Table:
         *_utility(evidence),
         *_attacks(evidence),
         *_noise(evidence),
-        _scale(evidence),
+        *_scale(evidence),
         *_weights(evidence),
     ]
     return [["bar", "measured", ""], *(bar.cells() for bar in found)]
@@ -143,9 +143,13 @@ def _noise(evidence: Evidence) -> list[Bar]:
     return found
 
 
-def _scale(evidence: Evidence) -> Bar:
-    few, many = evidence.rows("scale", "trace", pairs=5000), evidence.rows("scale", "naive", pairs=20000)
-    return _at_least("TRACE on 5k pairs above naive relabelling on 20k", difference(few, many, agreement), 0.0)
+def _scale(evidence: Evidence) -> list[Bar]:
+    found = []
+    for shift in evidence.study.shifts:
+        few = evidence.rows("scale", "trace", shift, pairs=5000)
+        gap = difference(few, evidence.rows("scale", "naive", shift, pairs=20000), agreement)
+        found.append(_at_least(f"TRACE on 5k pairs above naive relabelling on 20k: {shift}", gap, 0.0))
+    return found
 
 
 def _weights(evidence: Evidence) -> list[Bar]:
