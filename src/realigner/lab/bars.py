@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from realigner.lab.plan import Study, block_cells, searched_arms
-from realigner.lab.study import Results, Row, searched
+from realigner.lab.plan import Study
+from realigner.lab.study import Results, Row, cells_of
 from realigner.lab.tables import Mean, Table, agreement, difference, success_of, wins
 
 LARGE_PUNISH = ("safety", "value")
@@ -36,7 +36,7 @@ class Evidence:
         self.study = study
         self.blocks: dict[str, list[Row]] = {}
         for block in study.blocks:
-            cells = block_cells(study, block, searched(study, searched_arms(block), results))
+            cells = cells_of(study, block, results)
             self.blocks[block.name] = results.of(cells)
 
     def rows(self, block: str, arm: str, shift: str | None = None, **setting: Any) -> list[Row]:

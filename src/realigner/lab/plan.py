@@ -62,6 +62,9 @@ class Block(_Part):
     """Over the study's own; see `realigner.lab.experiment.Setting`."""
     sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values of settings, each with each; `loss.alpha_kl` and the like reach into `loss` and `impact`."""
+    own_rates: bool = False
+    """Search the learning rates at each of this block's numbers of pairs, and not at the study's: the rate that is best
+    for 100 steps is too high for 1,000."""
 
     @model_validator(mode="after")
     def _known(self) -> Block:
@@ -218,16 +221,24 @@ def _put(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]
     return {**tree, head: _put(tree.get(head, {}), rest, value) if rest else value}
 
 
-def block_cells(study: Study, block: Block, rates: Mapping[str, float]) -> list[Cell]:
+Rates = Mapping[tuple[str, int], float]
+"""The learning rate of an arm at the number of pairs at which it was searched."""
+
+
+def block_cells(study: Study, block: Block, rates: Rates) -> list[Cell]:
     """Return a block's cells, those of the same data next to each other.
 
     Args:
         study: the file.
         block: one of its blocks.
-        rates: the learning rate of each arm, by `searched`.
+        rates: the learning rates, by `searched`; a cell whose rate is not among them has none.
     """
+
+    def rate(arm: str, setting: Setting) -> float | None:
+        return rates.get((searched_as(block, arm), searched_at(study, block, setting)))
+
     return [
-        Cell(block.kind, block.name, shift, seed, arm, setting, study.lab(seed), rates.get(searched_as(block, arm)))
+        Cell(block.kind, block.name, shift, seed, arm, setting, study.lab(seed), rate(arm, setting))
         for seed in block.seeds or study.seeds
         for setting in settings_of(study, block)
         for shift in block.shifts or study.shifts
@@ -240,20 +251,21 @@ def searched_as(block: Block, arm: str) -> str:
     return "trace" if block.kind == "sequence" else arm
 
 
-def searched_arms(block: Block) -> tuple[str, ...]:
-    """Return the arms for which a block needs a learning rate."""
+def searched_at(study: Study, block: Block, setting: Setting) -> int:
+    """Return the number of pairs at which the learning rates of a setting of a block are searched."""
+    return (setting if block.own_rates else Setting(**study.setting)).pairs
+
+
+def search_cells(study: Study, block: Block) -> list[Cell]:
+    """Return the cells of a block's learning-rate searches, on the tuning shift and seeds."""
     if block.kind == "marginal":
-        return ()
-    return tuple(dict.fromkeys(searched_as(block, arm) for arm in block.arms if arm not in UNTRAINED))
-
-
-def search_cells(study: Study, arms: tuple[str, ...]) -> list[Cell]:
-    """Return the cells of the learning-rate search for some arms, on the tuning shift and seeds."""
-    setting = Setting(**study.setting)
+        return []
+    arms = dict.fromkeys(searched_as(block, arm) for arm in block.arms if arm not in UNTRAINED)
+    sizes = dict.fromkeys(searched_at(study, block, setting) for setting in settings_of(study, block))
     return [
-        Cell("arms", TUNING, TUNING, seed, arm, setting, study.lab(seed), rate)
+        Cell("arms", TUNING, TUNING, seed, arm, Setting(**{**study.setting, "pairs": pairs}), study.lab(seed), rate)
+        for pairs in sizes
         for seed in study.search.seeds
         for arm in arms
-        if arm not in UNTRAINED
         for rate in study.search.rates
     ]

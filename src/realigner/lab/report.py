@@ -13,8 +13,8 @@ from realigner.atomic import write_text
 from realigner.lab.aligned import NEEDED_AGREEMENT
 from realigner.lab.bars import bars
 from realigner.lab.paper import LABEL, MAIN
-from realigner.lab.plan import Block, Cell, Study, block_cells, searched_arms
-from realigner.lab.study import Results, Row, searched
+from realigner.lab.plan import Block, Cell, Study
+from realigner.lab.study import Results, Row, cells_of
 from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean_of, summary
 
 BARS = (
@@ -29,7 +29,7 @@ def write_tables(study: Study, results: Results) -> list[Path]:
     directory = Path(study.output)
     written = []
     for block in study.blocks:
-        cells = block_cells(study, block, searched(study, searched_arms(block), results))
+        cells = cells_of(study, block, results)
         rows = results.of(cells)
         text = f"# {block.title or block.name}\n\n{len(rows)} of {len(cells)} cells are done.\n\n"
         if rows:
@@ -92,7 +92,8 @@ def _shifts(study: Study, block: Block, rows: Sequence[Row]) -> list[str]:
 def _sweep(study: Study, block: Block, cells: Sequence[Cell], results: Results) -> str:
     shifts = _shifts(study, block, results.of(cells))
     return "".join(
-        f"## {_point(block, point)}\n\n" + markdown(by_shift(rows, block.arms, shifts)) + "\n"
+        f"## {_point(block, point)}\n\n{markdown(by_shift(rows, block.arms, shifts))}\n"
+        f"{markdown(summary(rows, block.arms, ('agreement', 'CONFIRM', 'well-formed', 'KL', 'nesting')))}\n"
         for point, rows in _points(block, cells, results)
     )
 

@@ -14,10 +14,9 @@ from typing import Any
 
 from realigner import __version__
 from realigner.atomic import write_text
-from realigner.baselines import UNTRAINED
 from realigner.errors import RealignerError, TrainingDiverged
 from realigner.lab.experiment import run_cell
-from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells, searched_arms
+from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells
 from realigner.lab.tables import CELLS, ROWS, read_rows
 from realigner.lab.tables import Row as Row
 from realigner.progress import SILENT, Progress
@@ -102,31 +101,37 @@ def run_study(study: Study, *, jobs: int = 1, blocks: Sequence[str] = (), progre
         for block in study.blocks:
             if blocks and block.name not in blocks:
                 continue
-            arms = searched_arms(block)
-            _run(search_cells(study, arms), study, results, jobs, f"{block.name}: learning rates", progress)
-            cells = block_cells(study, block, searched(study, arms, results))
-            _run(cells, study, results, jobs, block.name, progress)
+            _run(search_cells(study, block), study, results, jobs, f"{block.name}: learning rates", progress)
+            _run(cells_of(study, block, results), study, results, jobs, block.name, progress)
     finally:
         results.collect()
     return results
 
 
-def searched(study: Study, arms: Sequence[str], results: Results) -> dict[str, float]:
-    """Return the rate with the highest mean agreement on the tuning shift for each arm whose search is done.
+def searched(study: Study, block: Block, results: Results) -> dict[tuple[str, int], float]:
+    """Return the rate with the highest mean agreement on the tuning shift for each search of a block that is done.
 
     A tie goes to the lower rate. A diverged training counts as an agreement of 0.
+
+    Returns:
+        The rate by arm and number of pairs.
     """
-    found = {}
-    for arm in arms:
-        cells = search_cells(study, (arm,))
-        if arm in UNTRAINED or any(cell.key not in results.rows for cell in cells):
-            continue
-        means: dict[float, list[float]] = {}
-        for cell in cells:
-            assert cell.learning_rate is not None
-            means.setdefault(cell.learning_rate, []).append(results.rows[cell.key].get("agreement") or 0.0)
-        found[arm] = max(sorted(means), key=lambda rate: sum(means[rate]))
-    return found
+    means: dict[tuple[str, int], dict[float, list[float | None]]] = {}
+    for cell in search_cells(study, block):
+        assert cell.learning_rate is not None
+        row = results.rows.get(cell.key)
+        at = means.setdefault((cell.arm, cell.setting.pairs), {}).setdefault(cell.learning_rate, [])
+        at.append(None if row is None else row.get("agreement") or 0.0)
+    return {
+        search: max(sorted(found), key=lambda rate: sum(value or 0.0 for value in found[rate]))
+        for search, found in means.items()
+        if not any(value is None for values in found.values() for value in values)
+    }
+
+
+def cells_of(study: Study, block: Block, results: Results) -> list[Cell]:
+    """Return a block's cells at the rates found so far."""
+    return block_cells(study, block, searched(study, block, results))
 
 
 def _run(cells: Sequence[Cell], study: Study, results: Results, jobs: int, label: str, progress: Progress) -> None:

@@ -16,7 +16,7 @@ from realigner.lab.exam import rank
 from realigner.lab.experiment import Setting, judged
 from realigner.lab.figures import write_figures
 from realigner.lab.phrases import Topic
-from realigner.lab.plan import Study, block_cells, search_cells, searched_arms
+from realigner.lab.plan import Study, block_cells, search_cells
 from realigner.lab.report import write_tables
 from realigner.lab.shifts import SHIFTS, complies, draw_shift_pairs, variants
 from realigner.lab.study import Results, quick_study, run_study, searched
@@ -75,7 +75,7 @@ def test_a_block_is_arms_by_shifts_by_seeds_by_the_points_of_its_sweep(study: St
 
 
 def test_a_cell_is_another_where_anything_that_decides_it_differs(study: Study) -> None:
-    (cell, *_) = block_cells(study, study.blocks[1], {"trace": 1e-4})
+    (cell, *_) = block_cells(study, study.blocks[1], {("trace", 64): 1e-4})
     others = [
         replace(cell, seed=7),
         replace(cell, shift="style"),
@@ -98,7 +98,7 @@ def test_the_default_of_a_setting_said_aloud_is_the_same_cell(study: Study) -> N
 
 
 def test_without_noise_it_does_not_matter_how_errors_would_be_correlated(study: Study) -> None:
-    (cell, *_) = block_cells(study, study.blocks[1], {"trace": 1e-4})
+    (cell, *_) = block_cells(study, study.blocks[1], {("trace", 64): 1e-4})
     for noise, same in ((0.0, True), (0.1, False)):
         keys = {
             replace(cell, setting=replace(cell.setting, noise=noise, correlation=kind)).key
@@ -143,10 +143,32 @@ def test_a_stopped_study_keeps_what_is_done(study: Study, computed: list[Any], m
 
 def test_each_arm_gets_the_rate_that_agreed_most_on_the_tuning_seeds(study: Study, computed: list[Any]) -> None:
     results = run_study(study)
-    assert searched(study, searched_arms(study.blocks[0]), results) == {"trace": 3e-4, "dpo-gold": 1e-4, "u2a": 1e-4}
+    found = searched(study, study.blocks[0], results)
+    assert found == {("trace", 64): 3e-4, ("dpo-gold", 64): 1e-4, ("u2a", 64): 1e-4}
     assert {row["learning_rate"] for row in results.rows.values() if row["arm"] == "trace" and row["seed"] < 2} == {
         3e-4
     }
+
+
+def test_a_block_may_search_rates_at_each_of_its_own_numbers_of_pairs(
+    tmp_path: Path, computed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = study_module.run_cell
+
+    def run_cell(*arguments: Any) -> dict[str, Any]:
+        found, pairs, rate = whole(*arguments), arguments[5].pairs, arguments[6]
+        return {**found, "agreement": 0.9 if (pairs == 128) == (rate == 1e-4) else 0.6}
+
+    monkeypatch.setattr(study_module, "run_cell", run_cell)
+    for own, rates in ((False, {64: 3e-4, 128: 3e-4}), (True, {64: 3e-4, 128: 1e-4})):
+        block = f"  - {{name: scale, arms: [trace, m-ref], sweep: {{pairs: [64, 128]}}, own_rates: {str(own).lower()}}}"
+        (tmp_path / "study.yaml").write_text(CONTENT + block + "\n")
+        study = Study.load(tmp_path / "study.yaml")
+        results = run_study(study, blocks=["scale"])
+        cells = study_module.cells_of(study, study.blocks[2], results)
+        assert {c.setting.pairs: c.learning_rate for c in cells if c.arm == "trace"} == rates
+        assert {c.learning_rate for c in cells if c.arm == "m-ref"} == {None}
+        assert {c.setting.pairs for c in search_cells(study, study.blocks[2])} == ({64, 128} if own else {64})
 
 
 def test_a_diverged_training_is_a_row_and_loses_the_search(
@@ -163,13 +185,13 @@ def test_a_diverged_training_is_a_row_and_loses_the_search(
 
     monkeypatch.setattr(study_module, "run_cell", diverges)
     results = run_study(study)
-    assert searched(study, ("trace",), results) == {"trace": 1e-4}
+    assert searched(study, study.blocks[1], results) == {("trace", 64): 1e-4}
     assert sum("diverged" in row for row in results.rows.values()) == 1
 
 
 def test_the_search_is_on_the_tuning_shift_and_seeds_alone(study: Study) -> None:
-    cells = search_cells(study, ("trace", "m-ref"))
-    assert {(c.shift, c.seed, c.arm) for c in cells} == {("tuning", 100, "trace")}
+    cells = search_cells(study, study.blocks[0])
+    assert {(c.shift, c.seed, c.arm) for c in cells} == {("tuning", 100, arm) for arm in ("trace", "dpo-gold", "u2a")}
     assert not {c.seed for block in study.blocks for c in block_cells(study, block, {})} & {100}
 
 
