@@ -62,9 +62,9 @@ class Block(_Part):
     """Over the study's own; see `realigner.lab.experiment.Setting`."""
     sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values of settings, each with each; `loss.alpha_kl` and the like reach into `loss` and `impact`."""
-    own_rates: bool = False
-    """Search the learning rates at each of this block's numbers of pairs, and not at the study's: the rate that is best
-    for 100 steps is too high for 1,000."""
+    rates: tuple[float, ...] = ()
+    """Search the learning rate among these, at each of this block's numbers of pairs, and not as the study does: the
+    rate that is best for 100 steps is too high for 1,000."""
 
     @model_validator(mode="after")
     def _known(self) -> Block:
@@ -253,7 +253,7 @@ def searched_as(block: Block, arm: str) -> str:
 
 def searched_at(study: Study, block: Block, setting: Setting) -> int:
     """Return the number of pairs at which the learning rates of a setting of a block are searched."""
-    return (setting if block.own_rates else Setting(**study.setting)).pairs
+    return (setting if block.rates else Setting(**study.setting)).pairs
 
 
 def search_cells(study: Study, block: Block) -> list[Cell]:
@@ -267,5 +267,5 @@ def search_cells(study: Study, block: Block) -> list[Cell]:
         for pairs in sizes
         for seed in study.search.seeds
         for arm in arms
-        for rate in study.search.rates
+        for rate in block.rates or study.search.rates
     ]

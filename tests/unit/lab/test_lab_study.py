@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -160,15 +161,18 @@ def test_a_block_may_search_rates_at_each_of_its_own_numbers_of_pairs(
         return {**found, "agreement": 0.9 if (pairs == 128) == (rate == 1e-4) else 0.6}
 
     monkeypatch.setattr(study_module, "run_cell", run_cell)
-    for own, rates in ((False, {64: 3e-4, 128: 3e-4}), (True, {64: 3e-4, 128: 1e-4})):
-        block = f"  - {{name: scale, arms: [trace, m-ref], sweep: {{pairs: [64, 128]}}, own_rates: {str(own).lower()}}}"
+    for own, rates in (("", {64: 3e-4, 128: 3e-4}), (", rates: [1.0e-4, 2.0e-4]", {64: 2e-4, 128: 1e-4})):
+        block = f"  - {{name: scale, arms: [trace, m-ref], sweep: {{pairs: [64, 128]}}{own}}}"
         (tmp_path / "study.yaml").write_text(CONTENT + block + "\n")
         study = Study.load(tmp_path / "study.yaml")
         results = run_study(study, blocks=["scale"])
         cells = study_module.cells_of(study, study.blocks[2], results)
         assert {c.setting.pairs: c.learning_rate for c in cells if c.arm == "trace"} == rates
         assert {c.learning_rate for c in cells if c.arm == "m-ref"} == {None}
-        assert {c.setting.pairs for c in search_cells(study, study.blocks[2])} == ({64, 128} if own else {64})
+        search = search_cells(study, study.blocks[2])
+        assert {(c.setting.pairs, c.learning_rate) for c in search} == (
+            set(product((64, 128), (1e-4, 2e-4))) if own else {(64, 1e-4), (64, 3e-4)}
+        )
 
 
 def test_a_diverged_training_is_a_row_and_loses_the_search(
