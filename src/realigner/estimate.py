@@ -37,8 +37,8 @@ SCORING = {"full": 3.0, "lora": 2.0}
 """Products that the exact derivative takes for one of a forward pass: see `model/products.py`."""
 UTILISATION = 0.6
 """Share of the measured speed of large matrix products that a stage reaches."""
-MIX = {"conflict": 0.5, "retained": 0.5}
-"""Shares of pairs assumed where no triage has been run yet."""
+MIX = {"conflict": 0.5, "retained": 0.5, "confirm": 0.25}
+"""Shares of pairs assumed where no triage has been run yet; CONFIRM pairs are among the retained ones."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _mean_lengths(recipe: Recipe, sample: Sequence[Any]) -> Lengths:
 
 
 def _shares(recipe: Recipe) -> dict[str, float]:
-    """Return the shares of conflicts and retained pairs: of the run's own triage where there is one."""
+    """Return the shares of conflicts, retained and CONFIRM pairs: of the run's own triage where there is one."""
     from realigner.records import Outcome
     from realigner.runs import finished_stages, load_run
 
@@ -238,7 +238,7 @@ def _shares(recipe: Recipe) -> dict[str, float]:
     total = sum(counts.values()) or 1
     conflict = sum(counts.get(str(o), 0) for o in Outcome if o.is_conflict) / total
     retained = sum(counts.get(str(o), 0) for o in Outcome if o.is_retained) / total
-    return {"conflict": conflict, "retained": retained}
+    return {"conflict": conflict, "retained": retained, "confirm": counts.get(str(Outcome.CONFIRM), 0) / total}
 
 
 def _speed(recipe: Recipe, flops: float | None, bandwidth: float | None, devices: int) -> Speed:
@@ -278,6 +278,7 @@ def _stages(
     lora = recipe.model.lora is not None
     train = pairs * (1 - recipe.data.eval_fraction)
     conflicts, retained = train * shares["conflict"], train * shares["retained"]
+    confirmed = train * shares["confirm"] if recipe.loss.confirm else 0.0  # both of their responses are read
     width = _weight_bytes(recipe)
     # NF4 with quantised constants holds a weight of a linear layer in 4.13 bits (QLoRA, arXiv 2305.14314).
     weights = shape.parameters * width - (shape.linear * (width - 4.13 / 8) if recipe.model.quantize else 0)
@@ -299,7 +300,7 @@ def _stages(
     on_disk = {"hidden": shape.hidden * width, "top_k": 8 * recipe.loss.kl_top_k}.get(recipe.loss.kl_reference, 0)
     reference = stage(
         "reference",
-        conflicts * both + (retained * one if kept else 0),
+        conflicts * both + (retained * one + confirmed * (both - one) if kept else confirmed * both),
         held + _activations(shape, 2048, width, stored=False),
         tokens + retained * n.chosen * on_disk,
     )
@@ -311,13 +312,16 @@ def _stages(
     )
     # Backward costs twice a forward; under LoRA the frozen weights need no gradient of their own, and their head none.
     factor = 2.0 if lora else 3.0
-    conflict = factor * both + (0 if lora else head * (n.chosen + n.rejected))
+    again = 0 if lora else head
+    conflict = factor * both + again * (n.chosen + n.rejected)
     anchor = factor * one + head * n.chosen + (0 if kept else one - head * n.chosen)
+    # The head meets the chosen response of a CONFIRM pair twice: in its preference, and in the KL.
+    preference = factor * (both - one + head * n.chosen) + again * (n.chosen + n.rejected)
     micro = recipe.train.micro_batch / speed.devices
     checkpoint = 4 * shape.trained * 3
     trained = stage(
         "train",
-        recipe.train.epochs * (conflicts * conflict + retained * anchor),
+        recipe.train.epochs * (conflicts * conflict + retained * anchor + confirmed * preference),
         held
         + 4 * moved * 3
         + gradients

@@ -27,7 +27,7 @@ from realigner.train.batch import count
 
 LAYERS = 6  # the first is cheaper under LoRA: nothing below it needs a gradient
 GIVEN: dict[str, Any] = {"flops": 1e12, "bandwidth": 1e11}
-EVERY_OTHER = {"conflict": 0.5, "retained": 0.5}
+EVERY_OTHER = {"conflict": 0.5, "retained": 0.5, "confirm": 0.25}
 
 
 def recipe(tmp_path: Path, **changes: Any) -> Recipe:

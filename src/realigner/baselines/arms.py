@@ -112,7 +112,7 @@ def uniform(task: Task) -> Any:
 
 
 def refreshed_weights(task: Task) -> Any:
-    """Impact weights measured again at the half of training, at the model as it is then."""
+    """Impact weights measured again at the half of training, as if the model as it is then were the reference."""
     task.impact = task.impact.model_copy(update={"weighting": "impact"})
     training = Training(task.load("model"), task.reference, task.loss, task.budget)
     training.run(trace_terms(task, trace_weights(task)), task.budget.steps // 2)
@@ -121,11 +121,20 @@ def refreshed_weights(task: Task) -> Any:
 
 
 def no_triage(task: Task) -> Any:
-    """Every pair whose preferred answer does not comply is inverted, whatever the other answer is; the KL stays."""
+    """Every pair whose preferred answer does not comply is inverted, whatever the other answer is.
+
+    The others are anchored by KL, and keep their old preference where CONFIRM pairs do: nobody tells them apart.
+    """
+
+    def retained(pair: Responses) -> Term:
+        if task.loss.confirm > 0:
+            return _term(pair, "dpo", "chosen", "rejected", anchored=True, confirm=True)
+        return _term(pair, "", anchored=True)
+
     return train(
         task,
         [
-            _term(pair, "", anchored=True) if pair.complies["chosen"] else _term(pair, "dpo", "rejected", "chosen")
+            retained(pair) if pair.complies["chosen"] else _term(pair, "dpo", "rejected", "chosen")
             for pair in task.responses
         ],
     )
@@ -180,14 +189,19 @@ def _non_compliant(task: Task, loss: str) -> list[Term]:
     ]
 
 
+def by_answer(task: Task) -> Task:
+    """Return the task for an arm whose terms are single answers: a batch has as many answers as one of pairs has."""
+    return _changed(task, budget=replace(task.budget, batch=2 * task.budget.batch))
+
+
 def npo(task: Task) -> Any:
     """Negative preference optimisation on every answer that does not comply."""
-    return train(task, _non_compliant(task, "npo"))
+    return train(by_answer(task), _non_compliant(task, "npo"))
 
 
 def ascent(task: Task) -> Any:
     """Gradient ascent on every answer that does not comply."""
-    return train(task, _non_compliant(task, "ascent"))
+    return train(by_answer(task), _non_compliant(task, "ascent"))
 
 
 def sft(task: Task) -> Any:
@@ -277,6 +291,9 @@ ARMS: dict[str, Arm] = {
         _corrected(0.0), loss={"confirm": 0.0}, impact={**_IMPACT, "normalize": "sum", "gold": {"kind": "paper"}}
     ),
     "paper-mean": with_settings(_corrected(0.0), loss={"confirm": 0.0}, impact={**_IMPACT, "gold": {"kind": "paper"}}),
+    "paper-uniform": with_settings(
+        lambda task: uniform(_changed(task, corrected=0.0)), loss={"confirm": 0.0}, impact={"gold": {"kind": "paper"}}
+    ),
     "impact-sum": _impact(normalize="sum"),
     "impact-class": _impact(per_class=True),
     "impact-cosine": _impact(score="cosine"),
@@ -287,5 +304,7 @@ ARMS: dict[str, Arm] = {
     "impact-cg-class": _impact(preconditioner="cg", per_class=True),
     "impact-refreshed": refreshed_weights,
 }
+BY_ANSWER = ("npo", "ascent", "u2a")
+"""Arms whose terms are single answers; see `by_answer`."""
 UNTRAINED = ("m-ref", "policy-prompt")
 """Arms without training: no learning rate is searched for them."""

@@ -47,7 +47,10 @@ class Cost:
 
 
 class Training:
-    """A model on its way: `run` may be called several times, with other terms each time, over one schedule."""
+    """A model on its way: `run` may be called several times over one schedule, with other weights each time.
+
+    Terms keep their places: a run goes on in the order of training where the last one stopped.
+    """
 
     def __init__(self, model: Any, reference: Any, loss: LossSettings, budget: Budget) -> None:
         self.model, self.reference, self.loss, self.budget = model, reference, loss, budget
@@ -154,10 +157,10 @@ def _batches(terms: Sequence[Term], budget: Budget, start: int) -> Iterator[list
     """Yield batches for ever, in TRACE's order of training."""
     size = min(budget.batch, len(terms))
     sampler = StratifiedSampler([term.outcome for term in terms], max(size, 2), budget.seed)
-    epoch = start
+    epoch, skipped = divmod(start, sampler.steps)
     while True:
         sampler.set_epoch(epoch)
         order = list(sampler)
-        for at in range(0, len(order), sampler.batch_size):
+        for at in range(skipped * sampler.batch_size, len(order), sampler.batch_size):
             yield [terms[i] for i in order[at : at + sampler.batch_size]]
-        epoch += 1
+        epoch, skipped = epoch + 1, 0

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from realigner.baselines.arms import _non_compliant, finish
+from realigner.baselines.arms import _non_compliant, by_answer, finish
 from realigner.baselines.task import Task
 from realigner.baselines.terms import Term, npo_loss
 from realigner.baselines.training import Training
@@ -36,17 +36,19 @@ STEP = 0.5
 
 def u2a(task: Task) -> Any:
     """Train by U2A on the task; return the model."""
+    task = by_answer(task)
     gold = draw_gold(task.triaged, task.impact.gold, task.budget.seed)
     pairs = encode_gold(gold.pairs, task.encoder)
     terms = [term for term in _non_compliant(task, "npo") if term.id not in gold.held_out]
     training = Training(task.load("model"), task.reference, task.loss, task.budget)
-    scores = marginal_gains(training.model, terms, pairs, task.loss.beta)
+    before = score_rows(task.reference, [row for pair in pairs for row in pair]).reshape(-1, 2).tolist()
+    scores = marginal_gains(training.model, terms, pairs, before, task.loss.beta)
     chosen = np.argsort(-scores, kind="stable")[: max(1, round(KEPT * len(terms)))]
     terms, scores = [terms[i] for i in chosen], scores[chosen]
     weights = np.ones(len(terms))
     for round_ in range(ROUNDS):
         if round_:
-            scores = marginal_gains(training.model, terms, pairs, task.loss.beta)
+            scores = marginal_gains(training.model, terms, pairs, before, task.loss.beta)
         weights = exponentiated(weights, scores)
         weighted = [replace(term, weight=float(w)) for term, w in zip(terms, weights, strict=True)]
         left = task.budget.steps - training.step
@@ -55,9 +57,17 @@ def u2a(task: Task) -> Any:
     return finish(task, training)
 
 
-def marginal_gains(model: Any, terms: list[Term], gold: Any, beta: float) -> np.ndarray:
-    """Return ⟨∇J, ∇NPO_i⟩ of each term at the model as it is: what a step of unlearning it takes off the gold loss."""
-    direction = target_gradient(model, gold, beta=beta)
+def marginal_gains(model: Any, terms: list[Term], gold: Any, before: Any, beta: float) -> np.ndarray:
+    """Return ⟨∇J, ∇NPO_i⟩ of each term at the model as it is: what a step of unlearning it takes off the gold loss.
+
+    Args:
+        model: on its way.
+        terms: the answers, with their log p_ref.
+        gold: (preferred, dispreferred) rows of J.
+        before: log p_ref of each of these.
+        beta: of both losses.
+    """
+    direction = target_gradient(model, gold, beta=beta, before=before)
     rows = [term.rows[0] for term in terms]
     ratios = score_rows(model, rows) - torch.tensor([term.reference[0] for term in terms], dtype=torch.float64)
     ratios.requires_grad_(True)

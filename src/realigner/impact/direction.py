@@ -23,22 +23,33 @@ from realigner.model.sharded import is_sharded
 from realigner.progress import SILENT, Progress
 
 
-def target_gradient(model: Any, gold: Sequence[tuple[Row, Row]], *, beta: float, progress: Progress = SILENT) -> Vector:
-    """Return g_J = ∇θ of the mean preference loss on the gold batch, at θ_ref (Algorithm 2 of TRACE), in fp32 or wider.
+def target_gradient(
+    model: Any,
+    gold: Sequence[tuple[Row, Row]],
+    *,
+    beta: float,
+    before: Sequence[Sequence[float]] | None = None,
+    progress: Progress = SILENT,
+) -> Vector:
+    """Return g_J = ∇θ of the mean preference loss on the gold batch (Algorithm 2 of TRACE), in fp32 or wider.
 
     Args:
-        model: the model at its reference state; dropout is switched off here.
+        model: at its reference state, or on its way; dropout is switched off here.
         gold: (preferred, dispreferred) rows.
         beta: DPO's β. At θ_ref it only scales the vector: both normalisations of the weights cancel it.
+        before: log p_ref of each pair's rows, in nats. None: the model is the reference.
         progress: where to show how far it is.
     """
     total = zeros(model)
     # Backward passes of a sharded model add up over processes: all take all pairs.
-    mine = gold if is_sharded(model) else ranks.share(gold)
+    given: Sequence[Sequence[float] | None] = [None] * len(gold) if before is None else before
+    pairs = list(zip(gold, given, strict=True))
+    mine = pairs if is_sharded(model) else ranks.share(pairs)
     with evaluating(model), progress.task("gold gradient", len(mine)) as advance:
-        for preferred, dispreferred in mine:
-            logps = row_logps(model, collate([preferred, dispreferred]).to(device(model)))
-            ratios = logps - logps.detach()  # r(y) at θ_ref: zero, with the gradient of log p
+        for rows, reference in mine:
+            logps = row_logps(model, collate(rows).to(device(model)))
+            # At θ_ref r(y) is zero, with the gradient of log p.
+            ratios = logps - (logps.detach() if reference is None else logps.new_tensor(reference))
             loss = dpo_loss(ratios[0] - ratios[1], beta) / len(gold)
             accumulate(total, gradients(loss, model))
             advance(1)

@@ -16,10 +16,11 @@ from typing import Any, Literal
 from realigner.baselines import ARMS, Budget, JudgedPair, Task
 from realigner.lab.aligned import BASE, MODEL, LabSettings, behaviour_of, build_lab, encoder_for
 from realigner.lab.exam import Exam, exam_of, take
+from realigner.lab.parse import answer_to
 from realigner.lab.shifts import PRESETS, Changes, complies, draw_shift_pairs, shift_named, variants
 from realigner.lab.world import LabPair, write_answer
 from realigner.recipe import GoldSettings, ImpactSettings, LossSettings
-from realigner.records import Outcome, Pair, text_hash, user_prompt
+from realigner.records import Pair, text_hash, user_prompt
 from realigner.triaging.outcomes import Over
 
 Correlation = Literal["independent", "correlated"]
@@ -68,6 +69,12 @@ def judged(pairs: Sequence[LabPair], changes: Changes, setting: Setting, seed: i
     """Return pairs with the verdicts of an oracle that errs at the VERDICT, and a compliant answer for each.
 
     The compliant answers are truly so; the erring oracle accepts or rejects each of them like any other answer.
+
+    Args:
+        pairs: the old preferences.
+        changes: the policy of the verdicts: the old one under these.
+        setting: says how often and how the oracle errs.
+        seed: of the errors.
     """
     found = []
     for pair in pairs:
@@ -75,9 +82,9 @@ def judged(pairs: Sequence[LabPair], changes: Changes, setting: Setting, seed: i
         found.append(
             JudgedPair(
                 Pair(pair.id, user_prompt(pair.prompt), pair.chosen, pair.rejected, "lab"),
-                pair.outcome.is_retained != wrong["chosen"],
-                (pair.outcome in (Outcome.INVERT, Outcome.NEUTRAL)) != wrong["rejected"],
-                pair.correction or _compliant_answer(pair, changes),
+                complies(pair.ask, pair.chosen_answer, changes) != wrong["chosen"],
+                complies(pair.ask, pair.rejected_answer, changes) != wrong["rejected"],
+                _compliant_answer(pair, changes),
                 correction_accepted=not wrong["correction"],
             )
         )
@@ -94,6 +101,10 @@ def _errs(pair: LabPair, name: str, setting: Setting, seed: int) -> bool:
 
 
 def _compliant_answer(pair: LabPair, changes: Changes) -> str:
+    if pair.correction is not None:
+        own = answer_to(pair.ask, pair.correction)
+        if own is not None and complies(pair.ask, own, changes):
+            return pair.correction
     rng = Random(pair.id)
     return write_answer(
         pair.ask, rng.choice([a for a in variants(pair.ask.topic) if complies(pair.ask, a, changes)]), rng
@@ -106,22 +117,39 @@ def _pairs(shift: str, count: int, seed: int, mix: str | None) -> list[LabPair]:
 
 
 def make_task(
-    models: dict[str, Any], shift: str, seed: int, setting: Setting, learning_rate: float, context: int
+    models: dict[str, Any],
+    shift: str,
+    seed: int,
+    setting: Setting,
+    learning_rate: float,
+    context: int,
+    changes: Changes | None = None,
 ) -> Task:
-    """Return what the arms are given."""
+    """Return what the arms are given.
+
+    Args:
+        models: tokenizer, base and M_ref.
+        shift: where the pairs are from.
+        seed: of data and training.
+        setting: what else the cell is.
+        learning_rate: peak rate of AdamW.
+        context: of the model, in tokens.
+        changes: the policy that judges: the old one under these. Default: the shift's own.
+    """
+    changes = shift_named(shift).changes if changes is None else changes
     gold = {**IMPACT.gold.model_dump(), **setting.impact.get("gold", {})}
     impact = ImpactSettings.model_validate({**IMPACT.model_dump(), **setting.impact, "gold": gold})
     task = Task(
         load=lambda name: copy.deepcopy(models[name]).requires_grad_(True),
         encoder=encoder_for(models["tokenizer"], context),
-        pairs=judged(_pairs(shift, setting.pairs, seed, setting.mix), shift_named(shift).changes, setting, seed),
+        pairs=judged(_pairs(shift, setting.pairs, seed, setting.mix), changes, setting, seed),
         corrected=setting.corrected,
         loss=LossSettings.model_validate({**LOSS.model_dump(), **setting.loss}),
         impact=impact,
         budget=Budget(ceil(setting.pairs * setting.epochs / setting.batch), setting.batch, learning_rate, seed),
         over=OVER,
     )
-    key = (shift, seed, setting.pairs, setting.mix, setting.noise, setting.correlation)
+    key = (shift, changes, seed, setting.pairs, setting.mix, setting.noise, setting.correlation)
     if key not in _SCORED or _SCORED[key][0] is not models[MODEL]:
         _SCORED.clear()  # cells of one data set follow each other: only the last is worth keeping
         _SCORED[key] = (models[MODEL], task.reference, task.responses)
@@ -157,8 +185,12 @@ def run_cell(
     trained, trained_cpu = time.perf_counter(), time.process_time()
     exam = exam_of(shift, seed, setting.prompts, setting.attacks)
     aligned = behaviour_of(build_lab(root, lab))
-    system = policy_in_words(exam) if arm == "policy-prompt" else None
-    measured = take(exam, model, models[MODEL], task.encoder, system)
+    system, encoder = None, task.encoder
+    if arm == "policy-prompt":
+        system = policy_in_words(exam)
+        # Whole, though it is longer than what M_ref has ever seen: cut, no rule of the new policy would be left.
+        encoder = encoder_for(models["tokenizer"], lab.size.context + len(models["tokenizer"](system).input_ids))
+    measured = take(exam, model, models[MODEL], encoder, system)
     return {
         **measured,
         "m_ref": {"old_agreement": aligned.old_agreement, "well_formed": aligned.well_formed},

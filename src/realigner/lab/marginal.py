@@ -7,6 +7,7 @@ on gold pairs that no score has seen. It is compared with the scores by Spearman
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from realigner.baselines.task import Task
 from realigner.impact.direction import target_gradient
-from realigner.impact.gold import draw_gold
+from realigner.impact.gold import GoldBatch, draw_gold
 from realigner.impact.score import curvature_rank, encode_gold, weigh
 from realigner.impact.vectors import gradients, norm
 from realigner.lab.aligned import MODEL, LabSettings
@@ -24,7 +25,7 @@ from realigner.model.encoded import encode_triaged, row_of
 from realigner.model.head import evaluating
 from realigner.model.logprobs import row_logps, score_rows
 from realigner.model.rows import Row, collate
-from realigner.records import Direction
+from realigner.records import Direction, TriagedPair
 
 SAMPLES = 200
 TRUE_GOLD = 48
@@ -48,21 +49,21 @@ def run_marginal(cache: str, lab: LabSettings, shift: str, seed: int, setting: S
     models = load_models(cache, lab)
     task = make_task(models, shift, seed, setting, 0.0, lab.size.context)
     model = copy.deepcopy(models[MODEL]).requires_grad_(True)
-    conflicts = [e for e in encode_triaged((t for t in task.triaged if t.outcome.is_conflict), task.encoder)]
-    conflicts.sort(key=lambda e: curvature_rank(e["id"], seed))
-    unseen = _gold(task, "corrected", TRUE_GOLD, seed + 1)
-    used = {row.ids for pair in unseen for row in pair}
-    samples = [e for e in conflicts if row_of(e, "chosen").ids not in used][:SAMPLES]
-    gains = true_gains(model, samples, unseen, task)
+    # Three parts without a pair in common: the gold of the truth, the gold of the scores, and what is scored.
+    unseen = _gold(task, task.triaged, "corrected", TRUE_GOLD, seed + 1)
+    left = [t for t in task.triaged if t.pair.id not in unseen.held_out]
+    golds = {kind: _gold(task, left, kind, task.impact.gold.size, seed) for kind in ("corrected", "paper")}
+    left = [t for t in left if not any(t.pair.id in gold.held_out for gold in golds.values())]
+    conflicts = list(encode_triaged((t for t in left if t.outcome.is_conflict), task.encoder))
+    samples = sorted(conflicts, key=lambda e: curvature_rank(e["id"], seed))[:SAMPLES]
+    gains = true_gains(model, samples, encode_gold(unseen.pairs, task.encoder), task)
     classes = np.array([e["outcome"] for e in samples])
     found: dict[str, Any] = {}
     for name, changes in VARIANTS.items():
         impact = task.impact.model_copy(update={k: v for k, v in changes.items() if k != "gold"})
-        kind = changes.get("gold", "corrected")
-        gold = _gold(task, kind, impact.gold.size, seed)
-        weights, _ = weigh(
-            model, gold, samples, _retained(task, impact.fisher_rows, seed), impact, task.loss, seed=seed
-        )
+        gold = encode_gold(golds[changes.get("gold", "corrected")].pairs, task.encoder)
+        retained = _retained(task, left, impact.fisher_rows, seed)
+        weights, _ = weigh(model, gold, samples, retained, impact, task.loss, seed=seed)
         scores = weights.scores.values
         parts = {"all": np.full(len(samples), True)} | {c: classes == c for c in np.unique(classes)}
         found[name] = {
@@ -73,13 +74,12 @@ def run_marginal(cache: str, lab: LabSettings, shift: str, seed: int, setting: S
     return {"spearman": found, "samples": len(samples), "positive_gains": float((gains > 0).mean())}
 
 
-def _gold(task: Task, kind: str, size: int, seed: int) -> list[tuple[Row, Row]]:
-    settings = task.impact.gold.model_copy(update={"kind": kind, "size": size})
-    return encode_gold(draw_gold(task.triaged, settings, seed).pairs, task.encoder)
+def _gold(task: Task, triaged: Sequence[TriagedPair], kind: str, size: int, seed: int) -> GoldBatch:
+    return draw_gold(triaged, task.impact.gold.model_copy(update={"kind": kind, "size": size}), seed)
 
 
-def _retained(task: Task, count: int, seed: int) -> list[Row]:
-    items = sorted((t for t in task.triaged if t.outcome.is_retained), key=lambda t: curvature_rank(t.pair.id, seed))
+def _retained(task: Task, triaged: Sequence[TriagedPair], count: int, seed: int) -> list[Row]:
+    items = sorted((t for t in triaged if t.outcome.is_retained), key=lambda t: curvature_rank(t.pair.id, seed))
     return [row_of(e, "chosen") for e in encode_triaged(items[:count], task.encoder)]
 
 

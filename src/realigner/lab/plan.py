@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from realigner.baselines import ARMS, UNTRAINED
+from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED
 from realigner.errors import RecipeError, did_you_mean
 from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
 from realigner.lab.experiment import IMPACT, LOSS, OVER, Setting
@@ -186,6 +186,8 @@ class Cell:
         else:
             loss = {**{name: loss[name] for name in _LOSS}, "corrections_over": OVER}
             impact = {**{n: impact[n] for n in _IMPACT}, "gold": {n: impact["gold"][n] for n in ("kind", "size")}}
+        if self.arm in BY_ANSWER:
+            setting["answers_per_pair"] = 2  # their batches once counted an answer as a pair
         parts = [self.kind, self.shift, self.seed, self.arm, setting, loss, impact, lab_key(self.lab)]
         text = json.dumps([*parts, self.learning_rate], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

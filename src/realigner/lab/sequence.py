@@ -1,6 +1,7 @@
 """Three shifts one after another: does the reference move along, or stay where it began?
 
-The policy grows: `safety`, then `style` too, then `value` too. Each stage trains on the pairs of its own shift alone.
+The policy grows: `safety`, then `style` too, then `value` too. Each stage trains on the pairs of its own shift alone,
+judged by the policy as it has grown: what an earlier stage allowed is not taught away by the old refusals in its pairs.
 `moving` takes the model of the stage before as the reference; `fixed` starts each stage from that model but keeps the
 first M_ref as the reference of log-ratios and KL.
 """
@@ -41,7 +42,7 @@ def run_sequence(
         start = models[MODEL] if number == 0 else stages[-1]["model"]
         if reference == "moving":
             models = {**models, MODEL: start}
-        task = make_task(models, name, seed, setting, learning_rate, lab.size.context)
+        task = make_task(models, name, seed, setting, learning_rate, lab.size.context, changes)
         training = Training(copy.deepcopy(start).requires_grad_(True), task.reference, task.loss, task.budget)
         training.run(trace_terms(task, trace_weights(task)))
         model = training.model.eval()

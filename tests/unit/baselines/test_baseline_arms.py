@@ -9,17 +9,21 @@ from typing import Any
 import pytest
 import torch
 
-from realigner.baselines import ARMS, UNTRAINED, Budget, Task, Term, Training
+from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED, Budget, Task, Term, Training
 from realigner.baselines.arms import trace_terms, with_settings
 from realigner.baselines.training import rate
 from realigner.baselines.u2a import marginal_gains
 from realigner.impact.gold import draw_gold
 from realigner.impact.score import encode_gold
+from realigner.impact.vectors import dot, gradients
 from realigner.lab.aligned import encoder_for
 from realigner.lab.experiment import Setting, judged
 from realigner.lab.shifts import SHIFTS, draw_shift_pairs
 from realigner.lab.small_model import Size, make_model, make_tokenizer
-from realigner.model.logprobs import score_rows
+from realigner.losses import dpo_loss
+from realigner.model.head import evaluating
+from realigner.model.logprobs import row_logps, score_rows
+from realigner.model.rows import collate
 from realigner.recipe import GoldSettings, ImpactSettings, LossSettings
 from realigner.records import Direction, Outcome
 from realigner.train import TraceConfig, TraceTrainer
@@ -203,17 +207,66 @@ def test_u2a_scores_the_true_change_of_the_gold_loss(make_task: Callable[..., Ta
     row = task.responses[0].rows["chosen"]
     reference = (float(score_rows(model, [row])[0]),)
     term = Term("a", "PUNISH", "npo", (row,), reference)
-    (found,) = marginal_gains(model, [term], gold, 0.3)
+    before = score_rows(task.load("model").double(), [row for pair in gold for row in pair]).reshape(-1, 2).tolist()
+    (found,) = marginal_gains(model, [term], gold, before, 0.3)
     # A step of unlearning moves θ by −η ∇ log p(y); the gold loss falls by η times the score.
-    from realigner.impact.direction import target_gradient
-    from realigner.impact.vectors import dot, gradients
-    from realigner.model.head import evaluating
-    from realigner.model.logprobs import row_logps
-    from realigner.model.rows import collate
-
+    rows = [row for pair in gold for row in pair]
     with evaluating(model):
         own = gradients(row_logps(model, collate([row])).sum(), model)
-    assert found == pytest.approx(dot(target_gradient(model, gold, beta=0.3), own), rel=1e-6)
+        ratios = (row_logps(model, collate(rows)) - torch.tensor(before).flatten()).reshape(-1, 2)
+        target = gradients(dpo_loss(ratios[:, 0] - ratios[:, 1], 0.3).mean(), model)
+    assert found == pytest.approx(dot(target, own), rel=1e-6)
+
+
+def test_arms_of_single_answers_take_as_many_answers_a_step_as_pairs_have(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task()
+    sizes: dict[str, set[int]] = {}
+    value = Training.value
+
+    def watched(self: Training, batch: Any) -> Any:
+        sizes.setdefault(arm, set()).add(sum(len(term.rows) for term in batch))
+        return value(self, batch)
+
+    monkeypatch.setattr(Training, "value", watched)
+    for arm in (*BY_ANSWER, "dpo-gold"):
+        ARMS[arm](task)
+    assert sizes == {arm: {2 * task.budget.batch} for arm in (*BY_ANSWER, "dpo-gold")}
+
+
+def test_a_second_run_goes_on_in_the_order_where_the_first_stopped(make_task: Callable[..., Task]) -> None:
+    task = make_task(budget=Budget(steps=11, batch=8, learning_rate=1e-3))
+    terms = trace_terms(task)
+    seen: list[list[list[str]]] = []
+    for parts in ((None,), (3, 4, None)):
+        training = Training(task.load("model"), task.reference, task.loss, task.budget)
+        batches: list[list[str]] = []
+
+        def value(batch: Any, batches: list[list[str]] = batches, training: Training = training) -> Any:
+            batches.append([term.id for term in batch])
+            return Training.value(training, batch)
+
+        training.value = value  # type: ignore[method-assign]
+        for steps in parts:
+            training.run(terms, steps)
+        seen.append(batches)
+    assert seen[0] == seen[1] and len(seen[0]) == 11
+
+
+def test_without_triage_all_pairs_whose_preferred_answer_complies_are_treated_alike(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for confirm in (0.0, 1.0):
+        task = make_task(loss=LossSettings(confirm=confirm))
+        by_id = {r.id: r for r in task.responses}
+        for term in terms_of(task, "no-triage", monkeypatch):
+            pair = by_id[term.id]
+            if pair.complies["chosen"]:
+                expected = ("dpo" if confirm else "", confirm > 0, pair.rows["chosen"])
+            else:
+                expected = ("dpo", False, None)
+            assert (term.loss, term.confirm, term.anchor) == expected
 
 
 def test_the_rate_rises_then_falls_and_ends_near_nothing() -> None:

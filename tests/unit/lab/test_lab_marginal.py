@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from realigner.impact.score import encode_gold
 from realigner.impact.vectors import dot, gradients
 from realigner.lab import experiment, marginal, sequence
 from realigner.lab.aligned import LabSettings
 from realigner.lab.experiment import Setting, load_models, make_task
+from realigner.lab.parse import answer_to
+from realigner.lab.shifts import SHIFTS, complies, draw_shift_pairs
 from realigner.lab.small_model import Size
 from realigner.model.encoded import encode_triaged
 from realigner.model.head import evaluating
@@ -44,7 +48,7 @@ def test_a_small_steps_true_gain_is_its_gradient_along_the_gold_gradient(
     model = task.load("model").double()
     task.__dict__["reference"] = task.load("model").double().eval()
     samples = list(encode_triaged((t for t in task.triaged if t.outcome.is_conflict), task.encoder))[:12]
-    gold = marginal._gold(task, "corrected", 6, 1)
+    gold = encode_gold(marginal._gold(task, task.triaged, "corrected", 6, 1).pairs, task.encoder)
     gains = marginal.true_gains(model, samples, gold, task)
     target = marginal.target_gradient(model, gold, beta=task.loss.beta)
     expected = []
@@ -60,7 +64,9 @@ def test_measuring_gains_leaves_the_model_as_it_was(cache: str) -> None:
     model = task.load("model")
     before = [p.clone() for p in model.parameters()]
     samples = list(encode_triaged((t for t in task.triaged if t.outcome.is_conflict), task.encoder))[:3]
-    marginal.true_gains(model, samples, marginal._gold(task, "corrected", 6, 1), task)
+    marginal.true_gains(
+        model, samples, encode_gold(marginal._gold(task, task.triaged, "corrected", 6, 1).pairs, task.encoder), task
+    )
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
@@ -69,7 +75,22 @@ def test_every_variant_of_the_scores_is_correlated_with_the_same_gains(
 ) -> None:
     monkeypatch.setattr(marginal, "SAMPLES", 12)
     monkeypatch.setattr(marginal, "TRUE_GOLD", 6)
+    parts: dict[str, set[str]] = {"truth": set(), "scores": set(), "samples": set()}
+    gains, draw = marginal.true_gains, marginal.draw_gold
+
+    def watched_gains(model: Any, samples: Any, gold: Any, task: Any) -> Any:
+        parts["samples"] |= {example["id"] for example in samples}
+        return gains(model, samples, gold, task)
+
+    def watched_draw(triaged: Any, settings: Any, seed: int) -> Any:
+        gold = draw(triaged, settings, seed)
+        parts["truth" if seed == 1 else "scores"] |= gold.held_out
+        return gold
+
+    monkeypatch.setattr(marginal, "true_gains", watched_gains)
+    monkeypatch.setattr(marginal, "draw_gold", watched_draw)
     found = marginal.run_marginal(cache, LAB, "value", 0, SETTING)
+    assert all(parts.values()) and not any(a & b for a, b in combinations(parts.values(), 2))
     assert set(found["spearman"]) == set(marginal.VARIANTS) and found["samples"] == 12
     assert all(-1 <= v <= 1 or np.isnan(v) for parts in found["spearman"].values() for v in parts.values())
 
@@ -95,6 +116,23 @@ def test_a_moving_reference_is_the_model_of_the_stage_before_and_a_fixed_one_is_
             {"safety", "style", "value"},
         ]
     assert seen == {"moving": [True, True, True], "fixed": [True, False, False]}
+
+
+def test_a_stage_is_judged_by_the_policy_as_it_has_grown(cache: str) -> None:
+    grown = SHIFTS["safety"].changes | SHIFTS["style"].changes
+    models = load_models(cache, LAB)
+    setting = replace(SETTING, pairs=400)
+    alone, whole = (make_task(models, "style", 0, setting, 0.0, 192, changes) for changes in (None, grown))
+    drawn = draw_shift_pairs(SHIFTS["style"], 400, 0)
+    moved = 0
+    for pair, before, after in zip(drawn, alone.pairs, whole.pairs, strict=True):
+        assert before.triaged(corrected=False).outcome is pair.outcome
+        assert after.chosen_complies == complies(pair.ask, pair.chosen_answer, grown)
+        assert after.rejected_complies == complies(pair.ask, pair.rejected_answer, grown)
+        written = answer_to(pair.ask, str(after.correction))
+        assert written is not None and complies(pair.ask, written, grown)
+        moved += pair.outcome.is_retained and not after.chosen_complies
+    assert moved > 20  # refusals that the stage before took away
 
 
 def test_models_are_built_once_and_found_again(cache: str) -> None:
