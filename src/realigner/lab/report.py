@@ -14,8 +14,8 @@ from realigner.lab.aligned import NEEDED_AGREEMENT
 from realigner.lab.bars import bars
 from realigner.lab.paper import LABEL, MAIN
 from realigner.lab.plan import Block, Cell, Study
-from realigner.lab.study import Results, Row, cells_of
-from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean_of, summary
+from realigner.lab.study import Results, Row, cells_of, searched
+from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean_of, on_common_seeds, summary
 
 BARS = (
     "Differences are paired by seed and shift, in points, with 95 % intervals (Student's t) over seeds. *met* and "
@@ -33,9 +33,8 @@ def write_tables(study: Study, results: Results) -> list[Path]:
         rows = results.of(cells)
         text = f"# {block.title or block.name}\n\n{len(rows)} of {len(cells)} cells are done.\n\n"
         if rows:
-            text += _alignment(rows) + (
-                _sweep(study, block, cells, results) if block.sweep else _body(study, block, rows)
-            )
+            text += _alignment(rows) + _rates(study, block, results)
+            text += _sweep(study, block, cells, results) if block.sweep else _body(study, block, rows)
         for suffix, content in ((".md", text), (".csv", _csv(rows))):
             path = directory / f"{block.name}{suffix}"
             write_text(path, content)
@@ -56,14 +55,34 @@ def _alignment(rows: Sequence[Row]) -> str:
     return f"M_ref agrees with the old policy on {line} of held-out prompts.{fault}\n\n"
 
 
+def _rates(study: Study, block: Block, results: Results) -> str:
+    """Return a line on the learning rates that the search found; a rate at the edge of the grid may not be the best."""
+    found = searched(study, block, results)
+    if not found:
+        return ""
+    grid, sizes = block.rates or study.search.rates, {pairs for _, pairs in found}
+    said = [
+        f"{arm}{f' on {pairs:,} pairs' if len(sizes) > 1 else ''} {rate:.3g}"
+        f"{' (the edge of the grid)' if rate in (min(grid), max(grid)) else ''}"
+        for (arm, pairs), rate in found.items()
+    ]
+    return (
+        f"Learning rates, the best on the tuning shift of {', '.join(f'{r:.3g}' for r in grid)}: {', '.join(said)}.\n\n"
+    )
+
+
 def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:
-    shifts = _shifts(study, block, rows)
     if block.kind == "marginal":
         return _marginal(rows)
     if block.kind == "sequence":
         return _sequence(block, rows)
+    rows = on_common_seeds(rows)
+    if not rows:
+        return "No seed has been run for all of these arms.\n"
+    shifts = _shifts(study, block, rows)
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     parts = [
-        "Target agreement in percent by shift; intervals are 95 % (Student's t) over seeds.\n",
+        f"Target agreement in percent by shift; intervals are 95 % (Student's t) over seeds {seeds}.\n",
         markdown(by_shift(rows, block.arms, shifts)),
         "All shifts together.\n",
         markdown(summary(rows, block.arms, ("agreement", "INVERT", "PUNISH", "CONFIRM", "NEUTRAL", "well-formed"))),
@@ -94,7 +113,8 @@ def _sweep(study: Study, block: Block, cells: Sequence[Cell], results: Results) 
     return "".join(
         f"## {_point(block, point)}\n\n{markdown(by_shift(rows, block.arms, shifts))}\n"
         f"{markdown(summary(rows, block.arms, ('agreement', 'CONFIRM', 'well-formed', 'KL', 'nesting')))}\n"
-        for point, rows in _points(block, cells, results)
+        for point, found in _points(block, cells, results)
+        if (rows := on_common_seeds(found))
     )
 
 
@@ -118,25 +138,30 @@ def _point(block: Block, point: Sequence[Any]) -> str:
 
 
 def _marginal(rows: Sequence[Row]) -> str:
-    variants = list(rows[0]["spearman"])
+    rows = [row for row in rows if "spearman" in row]
+    variants = list(rows[0]["spearman"]) if rows else []
     parts = ("all", "INVERT", "PUNISH")
     table = [["scores", *parts]]
     for variant in variants:
         line = [variant]
         for part in parts:
-            found = mean_of([r["spearman"][variant][part] for r in rows if part in r["spearman"][variant]])
+            by_seed: dict[int, list[float]] = {}
+            for row in rows:
+                if part in row["spearman"][variant]:
+                    by_seed.setdefault(row["seed"], []).append(row["spearman"][variant][part])
+            found = mean_of([sum(values) / len(values) for values in by_seed.values()])
             line.append("–" if found is None else found.show(1, 2))
         table.append(line)
     return (
-        "Spearman's correlation of scores with true marginal gains; mean over shifts and seeds, 95 % interval over "
-        f"both.\n\n{markdown(table)}"
+        "Spearman's correlation of scores with true marginal gains on the gold loss; means over shifts, 95 % interval "
+        f"over seeds.\n\n{markdown(table)}"
     )
 
 
 def _sequence(block: Block, rows: Sequence[Row]) -> str:
     table = [["reference", *(f"after stage {i + 1}: {name}" for i, name in enumerate(("safety", "style", "value")))]]
     for arm in block.arms:
-        own = [row for row in rows if row["arm"] == arm]
+        own = [row for row in rows if row["arm"] == arm and "stages" in row]
         line = [arm]
         for stage in range(3):
             seen = ("safety", "style", "value")[: stage + 1]

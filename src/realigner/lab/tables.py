@@ -1,6 +1,7 @@
 """A study's rows as tables: means with intervals over seeds, paired where arms are compared.
 
-Intervals over seeds are Student's t at 95 %. Every comparison of two arms takes the seeds that both have.
+Intervals over seeds are Student's t at 95 %. Every comparison of two arms takes the seeds that both have, and every
+table of arms the seeds that all of them have.
 """
 
 from __future__ import annotations
@@ -150,6 +151,15 @@ READINGS: dict[str, tuple[Reading, float, int]] = {
 """What a table can show of a row: how to read it, the scale, and the digits."""
 
 Table = list[list[str]]
+
+
+def on_common_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the seeds that every arm has: means over other seeds would compare models, not arms."""
+    seeds: dict[str, set[int]] = {}
+    for row in rows:
+        seeds.setdefault(row["arm"], set()).add(row["seed"])
+    common = set.intersection(*seeds.values()) if seeds else set()
+    return [row for row in rows if row["seed"] in common]
 
 
 def summary(rows: Sequence[Row], arms: Sequence[str], readings: Sequence[str]) -> Table:

@@ -12,13 +12,13 @@ import pytest
 
 from realigner.errors import RecipeError
 from realigner.lab import study as study_module
-from realigner.lab.bars import _at_least
+from realigner.lab.bars import Evidence, _at_least, _weights
 from realigner.lab.exam import rank
 from realigner.lab.experiment import Setting, judged
 from realigner.lab.figures import write_figures
 from realigner.lab.phrases import Topic
 from realigner.lab.plan import Study, block_cells, search_cells
-from realigner.lab.report import write_tables
+from realigner.lab.report import _marginal, write_tables
 from realigner.lab.shifts import SHIFTS, complies, draw_shift_pairs, variants
 from realigner.lab.study import Results, quick_study, run_study, searched
 from realigner.lab.tables import Mean, Wins, difference, mean_of, wins
@@ -261,6 +261,53 @@ def test_a_sweep_shows_rows_that_another_block_computed(tmp_path: Path, computed
     page = files["noise.md"].read_text()
     assert "2 of 8 cells are done" in page and page.count("##") == 1
     assert "## noise = 0.0, loss.alpha_kl = 0.1" in page and "| trace | 80.5 ± 6.4 |" in page
+
+
+def test_arms_are_tabulated_on_the_seeds_that_all_of_them_have(study: Study, computed: list[Any]) -> None:
+    run_study(study)
+    results = Results(study.output)
+    results.rows = {k: r for k, r in results.rows.items() if (r["arm"], r["seed"]) != ("u2a", 1)}
+    main = write_tables(study, results)[0].read_text()
+    assert "over seeds 0.\n" in main and "| trace | 80.0 (1 seed) |" in main and "7 of 8 cells" in main
+    results.rows = {k: r for k, r in results.rows.items() if r["arm"] != "u2a" or r["seed"] == 100}
+    main = write_tables(study, results)[0].read_text()
+    assert "over seeds 0, 1.\n" in main and "| trace | 80.5 ± 6.4 |" in main and "| u2a | – |" in main
+
+
+def test_a_rate_at_the_edge_of_the_grid_is_said_to_be_there(study: Study, computed: list[Any]) -> None:
+    search = study.search.model_copy(update={"rates": (5e-5, 1e-4, 3e-4)})
+    study = study.model_copy(update={"search": search})
+    main = write_tables(study, run_study(study))[0].read_text()
+    assert "of 5e-05, 0.0001, 0.0003: trace 0.0003 (the edge of the grid), dpo-gold 0.0001, u2a 0.0001." in main
+
+
+def test_true_gains_are_averaged_within_a_seed_and_refused_cells_left_out() -> None:
+    def row(seed: int, value: float) -> dict[str, Any]:
+        return {"arm": "trace", "seed": seed, "spearman": {"identity": {"all": value, "PUNISH": value}}}
+
+    rows = [row(0, 0.1), row(0, 0.3), row(1, 0.4), {"arm": "trace", "seed": 1, "refused": "no gold"}]
+    mean = mean_of([0.2, 0.4])
+    assert mean is not None
+    assert f"| identity | {mean.show(1, 2)} | – | {mean.show(1, 2)} |" in _marginal(rows)
+    assert "identity" not in _marginal(rows[3:])
+
+
+def test_uniform_weights_are_rightly_the_default_until_others_gain_on_two_shifts(tmp_path: Path) -> None:
+    class Rows(Evidence):
+        def __init__(self, gains: dict[str, float]) -> None:
+            self.study = Study.load(tmp_path / "study.yaml")
+            self.blocks = {
+                "weighting": [
+                    {"shift": s, "seed": k, "arm": arm, "agreement": 0.5 + (g if arm == "impact" else 0) + 0.01 * k}
+                    for s, g in gains.items() for k in range(3) for arm in ("trace", "impact")
+                ]
+            }  # fmt: skip
+
+    (tmp_path / "study.yaml").write_text(CONTENT.replace("shifts: [safety]", "shifts: [safety, style]"))
+    for gains, said in (((0.1, 0.0), "met"), ((0.1, 0.1), "MISSED"), ((-0.1, -0.1), "met")):
+        bar = _weights(Rows(dict(zip(("safety", "style"), gains, strict=True))))[0]
+        assert bar.cells()[2] == said, gains
+    assert _weights(Rows({}))[0].cells()[2] == "not run yet"
 
 
 def test_an_unfinished_study_says_so(study: Study) -> None:
