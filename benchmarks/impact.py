@@ -2,7 +2,7 @@
 
 `python -m benchmarks.impact --json FILE [--quick]`
 
-All ways score the same pairs of a random Llama of 30 M parameters along the same direction, with lengths of real
+All ways score the same pairs of a random Llama of 34 M parameters along the same direction, with lengths of real
 pairs (hh-rlhf), fp32, on the CPU. The unit is one plain forward pass of the stock model over the same responses as
 separate rows, batched by length; our own forward pass, on packed rows with shared prompts, is a row of its own. Rounds
 are interleaved, ratios are taken within a round, the median over rounds is reported. Before anything is timed, every

@@ -291,7 +291,7 @@ class ImpactSettings(Section):
     """P. `identity`: the paper's. `diagonal`, `cg`: the inverse of the damped Fisher matrix of retained responses, by
     its diagonal or by conjugate gradients."""
     damping: PositiveFloat = 0.1
-    """λ as a multiple of the mean curvature along the gold gradient; used by `diagonal` and `cg`."""
+    """λ as a multiple of a mean curvature: along the gold gradient for `cg`, of the diagonal for `diagonal`."""
     fisher_rows: PositiveInt = 64
     """Retained responses from which the curvature is estimated."""
     cg_steps: PositiveInt = 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,13 +81,63 @@ def conflicts(tmp_path: Path, model: Any, pairs: int) -> tuple[list[Row], Length
     return rows, Lengths(sum(r.start for r in rows[::2]) / pairs, *(sum(n) / pairs for n in responses))
 
 
-def test_scoring_the_reference_computes_what_was_estimated(tmp_path: Path) -> None:
+def triaged_as(outcomes: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run have been triaged with these outcomes."""
+    run = SimpleNamespace(facts=lambda stage: {"outcomes": outcomes})
+    monkeypatch.setattr("realigner.runs.finished_stages", lambda path: ["triage"])
+    monkeypatch.setattr("realigner.runs.load_run", lambda path: run)
+
+
+@pytest.mark.parametrize("confirm", [0.0, 1.0])
+@pytest.mark.parametrize("adapter", [None, lora()], ids=["full", "lora"])
+@pytest.mark.parametrize("kept", ["forward", "hidden"])
+def test_training_on_confirm_pairs_computes_what_was_estimated(
+    kept: str, adapter: Any, confirm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama", hidden=128, layers=LAYERS)
+    cycle = (Outcome.INVERT, Outcome.CONFIRM)
+    loss = {"kl_reference": kept, "confirm": confirm}
+    run = trainer(tmp_path, mixture(32, cycle), model=model, adapter=adapter, loss=loss)
+    data = run.train_dataset
+    batches = [run.data_collator([data[j] for j in range(i, i + 8)]) for i in range(0, 32, 8)]
+    run.current_gradient_accumulation_steps = 1
+    with FlopCounterMode(display=False) as counter:
+        for batch in batches:
+            run.training_step(run.model, batch, torch.tensor(count(batch)))
+    rows = [(row_of(data[i], "chosen"), row_of(data[i], "rejected")) for i in range(32)]
+    lengths = Lengths(*(sum(n) / 32 for n in zip(
+        *((c.start, c.response_tokens, r.response_tokens) for c, r in rows), strict=True
+    )))  # fmt: skip
+    triaged_as({"INVERT": 32, "CONFIRM": 32}, monkeypatch)
+    settings = recipe(
+        tmp_path, lora=None if adapter is None else {"rank": 4, "targets": ["q_proj", "v_proj"]}, loss=loss
+    )
+    found = estimate(settings, pairs=64, lengths=lengths, **GIVEN)
+    assert found.shares == {"conflict": 0.5, "retained": 0.5, "confirm": 0.5}
+    assert stage(found, "train").flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_scoring_the_reference_computes_what_was_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", hidden=128, layers=LAYERS)
     rows, lengths = conflicts(tmp_path, model, 32)
     with FlopCounterMode(display=False) as counter:
         score_rows(model, rows)
-    found = estimate(recipe(tmp_path), pairs=128, lengths=lengths, **GIVEN)
-    assert stage(found, "reference").flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+    both = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        score_rows(model, rows[::2])
+    one = counter.get_total_flops()
+    for outcomes, loss, expected in (
+        ({"INVERT": 32}, {}, both),
+        ({"NEUTRAL": 32}, {}, 0),
+        ({"NEUTRAL": 32}, {"kl_reference": "hidden"}, one),
+        ({"CONFIRM": 32}, {}, both),
+        ({"CONFIRM": 32}, {"kl_reference": "hidden"}, both),
+        ({"CONFIRM": 32}, {"confirm": 0.0}, 0),
+        ({"CONFIRM": 32}, {"confirm": 0.0, "kl_reference": "hidden"}, one),
+    ):
+        triaged_as(outcomes, monkeypatch)
+        found = estimate(recipe(tmp_path, loss=loss), pairs=64, lengths=lengths, **GIVEN)
+        assert stage(found, "reference").flops == pytest.approx(expected, rel=0.1), (outcomes, loss)
 
 
 @pytest.mark.parametrize("rank", [None, 4], ids=["full", "lora"])
@@ -183,7 +234,7 @@ def test_the_verb_prints_a_line_a_stage_and_the_same_as_json(
     options = ["--pairs", "20000", "--lengths", "130,60,60", "--tflops", "400", "--bandwidth", "3350"]
     assert main(["estimate", str(file), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "20,000 pairs of 130 + 60 / 60 tokens (conflict 50%, retained 50%)"
+    assert lines[0] == "20,000 pairs of 130 + 60 / 60 tokens (conflict 50%, retained 50%, CONFIRM among them 25%)"
     assert [line.split()[0] for line in lines[5:11]] == ["reference", "weigh", "train", "generate", "evaluate", "all"]
     assert main(["estimate", str(file), *options, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

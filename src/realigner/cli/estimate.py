@@ -74,7 +74,8 @@ def _lengths(text: str) -> Lengths:
 
 def _table(out: TextIO, found: Estimate) -> None:
     n, shape, speed = found.lengths, found.shape, found.speed
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
+    names = {"confirm": "CONFIRM among them"}
+    shares = ", ".join(f"{names.get(name, name)} {share:.0%}" for name, share in found.shares.items())
     lines = [
         f"{found.pairs:,} pairs of {n.prompt:.0f} + {n.chosen:.0f} / {n.rejected:.0f} tokens ({shares})",
         f"model of {shape.parameters:,} parameters, {shape.trained:,} trained",

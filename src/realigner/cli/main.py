@@ -213,7 +213,7 @@ def _stage_verb(name: str, text: str) -> None:
 _judging_verb("triage", "Stage 1: judge both responses of every pair by the new policy.")
 for _name, _text in {
     "reference": "Compute the reference log-probabilities of the responses.",
-    "weigh": "Compute the impact weight of every conflict.",
+    "weigh": "Weigh every conflict: 1 for each, or its alignment impact.",
     "train": "Re-align the model.",
     "generate": "Answer the held-out prompts, before and after.",
 }.items():
