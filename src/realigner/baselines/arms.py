@@ -282,7 +282,6 @@ ARMS: dict[str, Arm] = {
     "no-kl": with_settings(trace, loss={"alpha_kl": 0.0}),
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
     "over-chosen": over_chosen,
-    "half-corrected": _corrected(0.5),
     "no-corrections": _corrected(0.0),
     "uniform": uniform,
     "random-weights": random_weights,
