@@ -232,6 +232,8 @@ def _with(task: Task, *, loss: dict[str, Any] | None = None, impact: dict[str, A
     return other
 
 
+_PAPER = {"confirm": 0.0, "alpha_kl": 0.1}
+_PAPER_GOLD = {"gold": {"kind": "paper"}}
 _IMPACT = {"weighting": "impact", "score": "dot", "preconditioner": "identity", "normalize": "mean", "per_class": False}
 
 
@@ -286,12 +288,10 @@ ARMS: dict[str, Arm] = {
     "uniform": uniform,
     "random-weights": random_weights,
     "impact": _impact(),
-    "paper": with_settings(
-        _corrected(0.0), loss={"confirm": 0.0}, impact={**_IMPACT, "normalize": "sum", "gold": {"kind": "paper"}}
-    ),
-    "paper-mean": with_settings(_corrected(0.0), loss={"confirm": 0.0}, impact={**_IMPACT, "gold": {"kind": "paper"}}),
+    "paper": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, "normalize": "sum", **_PAPER_GOLD}),
+    "paper-mean": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, **_PAPER_GOLD}),
     "paper-uniform": with_settings(
-        lambda task: uniform(_changed(task, corrected=0.0)), loss={"confirm": 0.0}, impact={"gold": {"kind": "paper"}}
+        lambda task: uniform(_changed(task, corrected=0.0)), loss=_PAPER, impact=_PAPER_GOLD
     ),
     "impact-sum": _impact(normalize="sum"),
     "impact-class": _impact(per_class=True),

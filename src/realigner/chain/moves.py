@@ -112,8 +112,8 @@ class Moves:
         """The alignment debt: pairs that a model trained under the old policy has to be taught again, by kind.
 
         `new_conflicts`: retained before, a conflict now. `turned`: INVERT to PUNISH or back. `released`: a conflict
-        before, retained now. Not in it: moves to and from UNDECIDED, and between CONFIRM and NEUTRAL, which only add or drop
-        the old preference that `loss.confirm` keeps in training.
+        before, retained now. Not in it: moves to and from UNDECIDED, and between CONFIRM and NEUTRAL, which only add or
+        drop the old preference that `loss.confirm` keeps in training.
         """
         debt = Counter({"new_conflicts": 0, "turned": 0, "released": 0})
         for (before, after), count in self.matrix.items():

@@ -156,9 +156,9 @@ def _weights(evidence: Evidence) -> list[Bar]:
     """Uniform weights are the default, rightly for as long as no other weights gain significantly on two shifts."""
     found = []
     for block, arm, twin in (
-        ("weighting", "impact", "trace"),
-        ("curvature", "impact-cg", "trace"),
+        ("controls", "impact", "trace"),
         ("controls", "impact", "uniform"),
+        ("curvature", "impact-cg", "trace"),
         ("controls", "random-weights", "uniform"),
     ):
         gaps = {}

@@ -297,7 +297,7 @@ def test_uniform_weights_are_rightly_the_default_until_others_gain_on_two_shifts
         def __init__(self, gains: dict[str, float]) -> None:
             self.study = Study.load(tmp_path / "study.yaml")
             self.blocks = {
-                "weighting": [
+                "controls": [
                     {"shift": s, "seed": k, "arm": arm, "agreement": 0.5 + (g if arm == "impact" else 0) + 0.01 * k}
                     for s, g in gains.items() for k in range(3) for arm in ("trace", "impact")
                 ]
