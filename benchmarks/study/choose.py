@@ -17,13 +17,15 @@ from realigner.lab.tables import markdown, success_of
 
 HERE = Path(__file__).parent
 WORLDS: dict[str, dict[str, Any]] = {"own mix": {}, "PKU's mix": {"mix": "pku"}, "20 % noise": {"noise": 0.2}}
+ANCHOR = {"alpha_kl": 0.1}
+"""As it was when these trials were made; the blocks `anchor…` and `budget-5k` of the study chose it anew."""
 TRIALS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
     "DPO-Gold": ("dpo-gold", {}, (1e-4,)),
-    "confirm 1": ("over-chosen", {"loss": {"confirm": 1.0}}, (1e-4,)),
-    "confirm 0.3": ("over-chosen", {"loss": {"confirm": 0.3}}, (1e-4,)),
-    "confirm 0.1": ("over-chosen", {"loss": {"confirm": 0.1}}, (1e-4,)),
-    "confirm 0": ("over-chosen", {"loss": {"confirm": 0.0}}, (1e-4,)),
-    "correction over both": ("trace", {}, (1e-4, 2e-4, 4e-4)),
+    "confirm 1": ("over-chosen", {"loss": {"confirm": 1.0, **ANCHOR}}, (1e-4,)),
+    "confirm 0.3": ("over-chosen", {"loss": {"confirm": 0.3, **ANCHOR}}, (1e-4,)),
+    "confirm 0.1": ("over-chosen", {"loss": {"confirm": 0.1, **ANCHOR}}, (1e-4,)),
+    "confirm 0": ("over-chosen", {"loss": {"confirm": 0.0, **ANCHOR}}, (1e-4,)),
+    "correction over both": ("trace", {"loss": ANCHOR}, (1e-4, 2e-4, 4e-4)),
 }
 
 
