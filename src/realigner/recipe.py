@@ -312,7 +312,7 @@ class ImpactSettings(Section):
 
 
 class LossSettings(Section):
-    """The hybrid objective of TRACE; β, α_KL as in the paper."""
+    """The hybrid objective of TRACE; β as in the paper."""
 
     beta: PositiveFloat = 0.3
     """β, per nat of log-ratio."""
@@ -322,8 +322,9 @@ class LossSettings(Section):
     """τ of `ipo`: the target margin is 1/(2τ) nats."""
     epsilon: Annotated[float, Field(ge=0, lt=0.5)] | Literal["audit"] = 0.1
     """Label-flip rate of `robust`. `audit`: what people found it to be on INVERT pairs, see audit.md."""
-    alpha_kl: NonNegativeFloat = 0.1
-    """α_KL: weight of the mean KL per retained token. 0: nothing holds retained behaviour."""
+    alpha_kl: NonNegativeFloat = 1.0
+    """α_KL: weight of the mean KL per retained token. 0.1: the paper's, with which retained behaviour slipped more
+    (findings.md); 0: nothing holds it."""
     kl_budget: PositiveFloat | None = None
     """Target mean KL in nats per retained token; α_KL is then adapted to hold it."""
     kl_reference: Literal["forward", "hidden", "top_k"] = "forward"

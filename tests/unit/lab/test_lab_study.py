@@ -254,13 +254,13 @@ def test_a_bar_goes_by_the_mean_and_says_where_the_whole_interval_agrees() -> No
 
 
 def test_a_sweep_shows_rows_that_another_block_computed(tmp_path: Path, computed: list[Any]) -> None:
-    # At 0.1 the anchor's weight is the default, and without noise its cells are those of `main`.
+    # At 1 the anchor's weight is the default, and without noise its cells are those of `main`.
     (tmp_path / "study.yaml").write_text(CONTENT.replace("noise: [0.1, 0.2]", "noise: [0.0, 0.2]"))
     study = Study.load(tmp_path / "study.yaml")
     files = {path.name: path for path in write_tables(study, run_study(study, blocks=["main"]))}
     page = files["noise.md"].read_text()
     assert "2 of 8 cells are done" in page and page.count("##") == 1
-    assert "## noise = 0.0, loss.alpha_kl = 0.1" in page and "| trace | 80.5 ± 6.4 |" in page
+    assert "## noise = 0.0, loss.alpha_kl = 1.0" in page and "| trace | 80.5 ± 6.4 |" in page
 
 
 def test_arms_are_tabulated_on_the_seeds_that_all_of_them_have(study: Study, computed: list[Any]) -> None:
