@@ -104,6 +104,18 @@ def random_weights(task: Task) -> Any:
     return train(task, trace_terms(task, dict(zip(found, values, strict=True))))
 
 
+def class_means(task: Task) -> Any:
+    """Each conflict weighs what impact weights give its class on average: how much of each class, not which pairs."""
+    found = trace_weights(_with(task, impact={"weighting": "impact"}))
+    assert found is not None
+    classes = {item.pair.id: item.outcome for item in task.triaged}
+    values: dict[Outcome, list[float]] = {}
+    for id_, weight in found.items():
+        values.setdefault(classes[id_], []).append(weight)
+    means = {outcome: sum(own) / len(own) for outcome, own in values.items()}
+    return train(task, trace_terms(task, {id_: means[classes[id_]] for id_ in found}))
+
+
 def uniform(task: Task) -> Any:
     """Weight 1 for each conflict that impact weights would train on: their gold pairs are left out here too."""
     gold = draw_gold(task.triaged, task.impact.gold, task.budget.seed)
@@ -285,11 +297,15 @@ ARMS: dict[str, Arm] = {
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
     "over-chosen": over_chosen,
     "no-corrections": _corrected(0.0),
+    "no-corrections-impact": with_settings(_corrected(0.0), impact={**_IMPACT, **_PAPER_GOLD}),
     "uniform": uniform,
     "random-weights": random_weights,
     "impact": _impact(),
     "paper": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, "normalize": "sum", **_PAPER_GOLD}),
     "paper-mean": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, **_PAPER_GOLD}),
+    "paper-class-means": with_settings(
+        lambda task: class_means(_changed(task, corrected=0.0)), loss=_PAPER, impact=_PAPER_GOLD
+    ),
     "paper-uniform": with_settings(
         lambda task: uniform(_changed(task, corrected=0.0)), loss=_PAPER, impact=_PAPER_GOLD
     ),

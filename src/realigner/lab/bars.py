@@ -160,6 +160,8 @@ def _weights(evidence: Evidence) -> list[Bar]:
         ("controls", "impact", "uniform"),
         ("curvature", "impact-cg", "trace"),
         ("controls", "random-weights", "uniform"),
+        ("suppression", "no-corrections-impact", "no-corrections"),
+        ("suppression", "paper-mean", "paper-uniform"),
     ):
         gaps = {}
         for shift in evidence.study.shifts:

@@ -172,6 +172,21 @@ def test_random_weights_are_the_impact_weights_in_another_order(
     assert sorted(weights["impact"].values()) == pytest.approx(sorted(weights["random-weights"].values()))
 
 
+def test_class_means_keep_each_class_s_total_and_tell_no_pair_from_another(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = {r.id: r.outcome for r in make_task().responses}
+    weights: dict[str, dict[Outcome, list[float]]] = {}
+    for arm in ("paper-mean", "paper-class-means"):
+        for term in terms_of(make_task(), arm, monkeypatch):
+            if term.loss:
+                weights.setdefault(arm, {}).setdefault(outcomes[term.id], []).append(term.weight)
+    means = weights["paper-class-means"]
+    assert {outcome: len(set(own)) for outcome, own in means.items()} == {Outcome.INVERT: 1, Outcome.PUNISH: 1}
+    for outcome, own in weights["paper-mean"].items():
+        assert sum(means[outcome]) == pytest.approx(sum(own)) and len(set(own)) > 1
+
+
 def test_the_uniform_control_trains_on_the_very_conflicts_that_impact_weights_train_on(
     make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
