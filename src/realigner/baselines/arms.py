@@ -260,6 +260,20 @@ def _corrected(share: float) -> Arm:
     return arm
 
 
+def imitating(task: Task) -> Any:
+    """TRACE that also imitates what it prefers on conflicts: a supervised term of weight β beside each preference."""
+    terms = trace_terms(task, trace_weights(task))
+    return train(
+        task,
+        [
+            replace(term, loss=f"{term.loss}-imitate")
+            if term.loss in ("dpo", "over-both") and not term.confirm
+            else term
+            for term in terms
+        ],
+    )
+
+
 def over_chosen(task: Task) -> Any:
     """TRACE whose corrections are preferred to the chosen answer alone; nothing is said of the rejected one."""
     return trace(_changed(task, over="chosen"))
@@ -296,6 +310,7 @@ ARMS: dict[str, Arm] = {
     "no-kl": with_settings(trace, loss={"alpha_kl": 0.0}),
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
     "over-chosen": over_chosen,
+    "imitating": imitating,
     "no-corrections": _corrected(0.0),
     "no-corrections-impact": with_settings(_corrected(0.0), impact={**_IMPACT, **_PAPER_GOLD}),
     "uniform": uniform,
