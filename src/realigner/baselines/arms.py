@@ -262,16 +262,15 @@ def _corrected(share: float) -> Arm:
 
 def imitating(task: Task) -> Any:
     """TRACE that also imitates what it prefers on conflicts: a supervised term of weight β beside each preference."""
-    terms = trace_terms(task, trace_weights(task))
-    return train(
-        task,
-        [
-            replace(term, loss=f"{term.loss}-imitate")
-            if term.loss in ("dpo", "over-both") and not term.confirm
-            else term
-            for term in terms
-        ],
-    )
+    return train(task, with_imitation(trace_terms(task, trace_weights(task))))
+
+
+def with_imitation(terms: Sequence[Term]) -> list[Term]:
+    """Return TRACE's terms as under `loss.imitate` = β: those of conflicts that prefer a response imitate it too."""
+    return [
+        replace(term, loss=f"{term.loss}-imitate") if term.loss in ("dpo", "over-both") and not term.confirm else term
+        for term in terms
+    ]
 
 
 def over_chosen(task: Task) -> Any:

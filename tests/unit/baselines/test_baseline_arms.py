@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED, Budget, Task, Term, Training
-from realigner.baselines.arms import trace_terms, with_settings
+from realigner.baselines.arms import trace_terms, with_imitation, with_settings
 from realigner.baselines.training import rate
 from realigner.baselines.u2a import marginal_gains
 from realigner.impact.gold import draw_gold
@@ -53,17 +53,18 @@ def make_task() -> Callable[..., Task]:
     return make
 
 
-@pytest.mark.parametrize("confirm", [0.0, 0.7])
+@pytest.mark.parametrize(("confirm", "imitate"), [(0.0, 0.0), (0.7, 0.0), (0.7, 0.3)])
 def test_the_loop_computes_the_objective_of_trace_trainer(
-    make_task: Callable[..., Task], confirm: float, tmp_path: Any
+    make_task: Callable[..., Task], confirm: float, imitate: float, tmp_path: Any
 ) -> None:
-    task = make_task(loss=LossSettings(alpha_kl=0.5, confirm=confirm), corrected=0.5)
+    task = make_task(loss=LossSettings(beta=0.3, alpha_kl=0.5, confirm=confirm, imitate=imitate), corrected=0.5)
     model = task.load("model")
     with torch.no_grad():
         for p in model.parameters():  # away from the reference, so that no term is trivial
             p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     terms = trace_terms(task)[:16]
     assert {t.loss for t in terms} >= {"", "dpo", "over-both", "suppress"}
+    terms = with_imitation(terms) if imitate else terms
     ours = Training(model, task.reference, task.loss, task.budget).value(terms)
     arguments = TraceConfig(output_dir=str(tmp_path), loss=task.loss, use_cpu=True, per_device_train_batch_size=16)
     kept = {t.id for t in terms}
