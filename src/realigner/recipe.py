@@ -333,6 +333,9 @@ class LossSettings(Section):
     likeliest tokens are kept (approximate: a lower bound of the KL; little disk)."""
     kl_top_k: PositiveInt = 32
     """Tokens kept by `top_k`."""
+    imitate: NonNegativeFloat = 0.0
+    """Weight of a supervised term on what conflicts prefer (a correction, or the reversed pair's rejected response),
+    summed over its tokens. 0: none, as in the paper; `beta` is the value that was tried (findings.md)."""
     confirm: NonNegativeFloat = 1.0
     """Weight of the old preference loss on CONFIRM pairs, without which attacks get easier (findings.md). 0: the
     paper's, the KL anchor alone."""

@@ -15,8 +15,20 @@ def minus_log_sigmoid(x: Tensor) -> Tensor:
     return (1.0 + (-x).exp()).log()
 
 
+PREFERRED = {
+    Direction.REJECTED_OVER_CHOSEN: "rejected",
+    Direction.CORRECTION_OVER_CHOSEN: "correction",
+    Direction.CORRECTION_OVER_BOTH: "correction",
+}
+
+
 def naive_loss(ratios: Mapping[str, Tensor], direction: Direction, settings: LossSettings) -> Tensor:
     """Return L_i of one pair from the log-ratios r(y) of its responses."""
+    loss = _preference(ratios, direction, settings)
+    return loss - settings.imitate * ratios[PREFERRED[direction]] if direction in PREFERRED else loss
+
+
+def _preference(ratios: Mapping[str, Tensor], direction: Direction, settings: LossSettings) -> Tensor:
     beta = settings.beta
     match direction:
         case Direction.SUPPRESS_BOTH:

@@ -104,6 +104,18 @@ def random_weights(task: Task) -> Any:
     return train(task, trace_terms(task, dict(zip(found, values, strict=True))))
 
 
+def class_means(task: Task) -> Any:
+    """Each conflict weighs what impact weights give its class on average: how much of each class, not which pairs."""
+    found = trace_weights(_with(task, impact={"weighting": "impact"}))
+    assert found is not None
+    classes = {item.pair.id: item.outcome for item in task.triaged}
+    values: dict[Outcome, list[float]] = {}
+    for id_, weight in found.items():
+        values.setdefault(classes[id_], []).append(weight)
+    means = {outcome: sum(own) / len(own) for outcome, own in values.items()}
+    return train(task, trace_terms(task, {id_: means[classes[id_]] for id_ in found}))
+
+
 def uniform(task: Task) -> Any:
     """Weight 1 for each conflict that impact weights would train on: their gold pairs are left out here too."""
     gold = draw_gold(task.triaged, task.impact.gold, task.budget.seed)
@@ -248,6 +260,19 @@ def _corrected(share: float) -> Arm:
     return arm
 
 
+def imitating(task: Task) -> Any:
+    """TRACE that also imitates what it prefers on conflicts: a supervised term of weight β beside each preference."""
+    return train(task, with_imitation(trace_terms(task, trace_weights(task))))
+
+
+def with_imitation(terms: Sequence[Term]) -> list[Term]:
+    """Return TRACE's terms as under `loss.imitate` = β: those of conflicts that prefer a response imitate it too."""
+    return [
+        replace(term, loss=f"{term.loss}-imitate") if term.loss in ("dpo", "over-both") and not term.confirm else term
+        for term in terms
+    ]
+
+
 def over_chosen(task: Task) -> Any:
     """TRACE whose corrections are preferred to the chosen answer alone; nothing is said of the rejected one."""
     return trace(_changed(task, over="chosen"))
@@ -284,12 +309,17 @@ ARMS: dict[str, Arm] = {
     "no-kl": with_settings(trace, loss={"alpha_kl": 0.0}),
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
     "over-chosen": over_chosen,
+    "imitating": imitating,
     "no-corrections": _corrected(0.0),
+    "no-corrections-impact": with_settings(_corrected(0.0), impact={**_IMPACT, **_PAPER_GOLD}),
     "uniform": uniform,
     "random-weights": random_weights,
     "impact": _impact(),
     "paper": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, "normalize": "sum", **_PAPER_GOLD}),
     "paper-mean": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, **_PAPER_GOLD}),
+    "paper-class-means": with_settings(
+        lambda task: class_means(_changed(task, corrected=0.0)), loss=_PAPER, impact=_PAPER_GOLD
+    ),
     "paper-uniform": with_settings(
         lambda task: uniform(_changed(task, corrected=0.0)), loss=_PAPER, impact=_PAPER_GOLD
     ),

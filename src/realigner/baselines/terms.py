@@ -64,4 +64,9 @@ TERM_LOSSES: Mapping[str, TermLoss] = {
     "npo": lambda r, s: npo_loss(r[:, 0], s.beta),
     "ascent": lambda r, _: ascent_loss(r[:, 0]),
     "imitate": lambda r, _: imitation_loss(r[:, 0]),
+    # β: the most that the preference itself can pull at the preferred response is half of it.
+    "dpo-imitate": lambda r, s: dpo_loss(r[:, 0] - r[:, 1], s.beta) + s.beta * imitation_loss(r[:, 0]),
+    "over-both-imitate": lambda r, s: (
+        over_both_loss(r[:, 0], r[:, 1], r[:, 2], s.beta) + s.beta * imitation_loss(r[:, 0])
+    ),
 }

@@ -20,7 +20,8 @@ from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean
 BARS = (
     "Differences are paired by seed and shift, in points, with 95 % intervals (Student's t) over seeds. *met* and "
     "*MISSED* go by the mean; *surely* is added where the whole interval lies on that side. Utility is met only where "
-    "the whole interval is."
+    "the whole interval is. Weights of conflicts either gain on two shifts or are not the default; `trace` has the "
+    "default's objective, `no-corrections…` the same where nobody has corrections, `paper…` the paper's."
 )
 
 

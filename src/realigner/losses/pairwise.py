@@ -102,11 +102,25 @@ def _preference(settings: LossSettings) -> Callable[[Tensor], Tensor]:
             return lambda delta: robust_dpo_loss(delta, settings.beta, settings.flip_rate)
 
 
+def imitating(loss: Tensor, preferred: Float[Tensor, " pairs"], settings: LossSettings) -> Float[Tensor, " pairs"]:
+    """Return a preference's loss plus `imitate` times the negative log-likelihood of the preferred response.
+
+    Summed over its tokens and up to the constant log p_ref, so that at θ_ref the term is 0 with slope −`imitate` in
+    r(y). A preference alone moves a distance: both responses may become less likely (Pang et al. 2024,
+    arXiv 2404.19733, add the same term per token).
+    """
+    return loss - settings.imitate * preferred if settings.imitate else loss
+
+
 # One line for each direction of training: a new treatment of conflicts is a new Direction and a line here.
 CONFLICT_LOSSES: Mapping[Direction, Callable[[PairRatios, LossSettings], Tensor]] = {
-    Direction.REJECTED_OVER_CHOSEN: lambda r, s: _preference(s)(r.rejected - r.chosen),
-    Direction.CORRECTION_OVER_CHOSEN: lambda r, s: dpo_loss(r.correction - r.chosen, s.beta),
-    Direction.CORRECTION_OVER_BOTH: lambda r, s: over_both_loss(r.correction, r.chosen, r.rejected, s.beta),
+    Direction.REJECTED_OVER_CHOSEN: lambda r, s: imitating(_preference(s)(r.rejected - r.chosen), r.rejected, s),
+    Direction.CORRECTION_OVER_CHOSEN: lambda r, s: imitating(
+        dpo_loss(r.correction - r.chosen, s.beta), r.correction, s
+    ),
+    Direction.CORRECTION_OVER_BOTH: lambda r, s: imitating(
+        over_both_loss(r.correction, r.chosen, r.rejected, s.beta), r.correction, s
+    ),
     Direction.SUPPRESS_BOTH: lambda r, s: dual_npo_loss(r.chosen, r.rejected, s.beta),
 }
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED, Budget, Task, Term, Training
-from realigner.baselines.arms import trace_terms, with_settings
+from realigner.baselines.arms import trace_terms, with_imitation, with_settings
 from realigner.baselines.training import rate
 from realigner.baselines.u2a import marginal_gains
 from realigner.impact.gold import draw_gold
@@ -53,17 +53,18 @@ def make_task() -> Callable[..., Task]:
     return make
 
 
-@pytest.mark.parametrize("confirm", [0.0, 0.7])
+@pytest.mark.parametrize(("confirm", "imitate"), [(0.0, 0.0), (0.7, 0.0), (0.7, 0.3)])
 def test_the_loop_computes_the_objective_of_trace_trainer(
-    make_task: Callable[..., Task], confirm: float, tmp_path: Any
+    make_task: Callable[..., Task], confirm: float, imitate: float, tmp_path: Any
 ) -> None:
-    task = make_task(loss=LossSettings(alpha_kl=0.5, confirm=confirm), corrected=0.5)
+    task = make_task(loss=LossSettings(beta=0.3, alpha_kl=0.5, confirm=confirm, imitate=imitate), corrected=0.5)
     model = task.load("model")
     with torch.no_grad():
         for p in model.parameters():  # away from the reference, so that no term is trivial
             p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     terms = trace_terms(task)[:16]
     assert {t.loss for t in terms} >= {"", "dpo", "over-both", "suppress"}
+    terms = with_imitation(terms) if imitate else terms
     ours = Training(model, task.reference, task.loss, task.budget).value(terms)
     arguments = TraceConfig(output_dir=str(tmp_path), loss=task.loss, use_cpu=True, per_device_train_batch_size=16)
     kept = {t.id for t in terms}
@@ -170,6 +171,21 @@ def test_random_weights_are_the_impact_weights_in_another_order(
     }
     assert weights["impact"] != weights["random-weights"]
     assert sorted(weights["impact"].values()) == pytest.approx(sorted(weights["random-weights"].values()))
+
+
+def test_class_means_keep_each_class_s_total_and_tell_no_pair_from_another(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = {r.id: r.outcome for r in make_task().responses}
+    weights: dict[str, dict[Outcome, list[float]]] = {}
+    for arm in ("paper-mean", "paper-class-means"):
+        for term in terms_of(make_task(), arm, monkeypatch):
+            if term.loss:
+                weights.setdefault(arm, {}).setdefault(outcomes[term.id], []).append(term.weight)
+    means = weights["paper-class-means"]
+    assert {outcome: len(set(own)) for outcome, own in means.items()} == {Outcome.INVERT: 1, Outcome.PUNISH: 1}
+    for outcome, own in weights["paper-mean"].items():
+        assert sum(means[outcome]) == pytest.approx(sum(own)) and len(set(own)) > 1
 
 
 def test_the_uniform_control_trains_on_the_very_conflicts_that_impact_weights_train_on(

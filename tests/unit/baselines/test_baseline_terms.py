@@ -48,6 +48,14 @@ def test_the_shared_losses_read_the_preferred_response_first() -> None:
     torch.testing.assert_close(TERM_LOSSES["ipo"](ratios, settings), (margin - 1.0) ** 2)
 
 
+def test_an_imitating_preference_adds_beta_times_the_likelihood_of_the_preferred_response() -> None:
+    ratios = torch.randn(4, 3, dtype=torch.float64)
+    settings = LossSettings(beta=0.3)
+    for name in ("dpo", "over-both"):
+        added = TERM_LOSSES[f"{name}-imitate"](ratios, settings) - TERM_LOSSES[name](ratios, settings)
+        torch.testing.assert_close(added, -0.3 * ratios[:, 0])
+
+
 def test_u2a_raises_the_weight_of_answers_whose_unlearning_helps_and_keeps_the_mean_at_one() -> None:
     gains = np.array([2.0, 0.0, -2.0])
     weights = exponentiated(np.ones(3), gains)

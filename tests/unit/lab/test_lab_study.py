@@ -292,7 +292,7 @@ def test_true_gains_are_averaged_within_a_seed_and_refused_cells_left_out() -> N
     assert "identity" not in _marginal(rows[3:])
 
 
-def test_uniform_weights_are_rightly_the_default_until_others_gain_on_two_shifts(tmp_path: Path) -> None:
+def test_weights_gain_where_they_do_significantly_on_two_shifts(tmp_path: Path) -> None:
     class Rows(Evidence):
         def __init__(self, gains: dict[str, float]) -> None:
             self.study = Study.load(tmp_path / "study.yaml")
@@ -304,7 +304,7 @@ def test_uniform_weights_are_rightly_the_default_until_others_gain_on_two_shifts
             }  # fmt: skip
 
     (tmp_path / "study.yaml").write_text(CONTENT.replace("shifts: [safety]", "shifts: [safety, style]"))
-    for gains, said in (((0.1, 0.0), "met"), ((0.1, 0.1), "MISSED"), ((-0.1, -0.1), "met")):
+    for gains, said in (((0.1, 0.0), "no gain"), ((0.1, 0.1), "gains"), ((-0.1, -0.1), "no gain")):
         bar = _weights(Rows(dict(zip(("safety", "style"), gains, strict=True))))[0]
         assert bar.cells()[2] == said, gains
     assert _weights(Rows({}))[0].cells()[2] == "not run yet"

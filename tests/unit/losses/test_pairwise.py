@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.naive_losses import naive_kl, naive_loss
+from reference.naive_losses import PREFERRED, naive_kl, naive_loss
 from torch import Tensor
 
+from realigner.impact import coefficients
 from realigner.losses import (
     PairRatios,
     dpo_loss,
@@ -178,6 +179,14 @@ def test_slopes_at_the_reference_are_those_the_impact_weights_use(
     assert zero.grad.item() == pytest.approx(slope)
 
 
+@pytest.mark.parametrize("direction", CONFLICTS)
+def test_imitation_raises_the_preferred_response_for_impact_weights_too(direction: Direction) -> None:
+    plain, more = (coefficients(direction, LossSettings(beta=0.4, imitate=imitate)) for imitate in (0.0, 0.3))
+    assert {name: more[name] - c for name, c in plain.items() if more[name] != c} == (
+        {PREFERRED[direction]: pytest.approx(-0.3)} if direction in PREFERRED else {}
+    )
+
+
 # -- forward KL -----------------------------------------------------------------------------------------------------
 
 logits = st.lists(st.floats(-8, 8), min_size=5, max_size=5)
@@ -228,7 +237,13 @@ def test_kl_of_half_precision_logits_accumulates_in_float32(dtype: torch.dtype) 
 
 # -- pairs of mixed treatment ---------------------------------------------------------------------------------------
 
-SETTINGS = [LossSettings(), LossSettings(invert="ipo", ipo_tau=0.1), LossSettings(invert="robust", epsilon=0.2)]
+SETTINGS = [
+    LossSettings(),
+    LossSettings(invert="ipo", ipo_tau=0.1),
+    LossSettings(invert="robust", epsilon=0.2),
+    LossSettings(imitate=0.7),
+    LossSettings(invert="ipo", imitate=0.2),
+]
 
 
 def batch_of(directions: list[Direction]) -> PairRatios:
@@ -236,7 +251,7 @@ def batch_of(directions: list[Direction]) -> PairRatios:
     return PairRatios(*torch.randn(3, len(directions), generator=generator, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("given_settings", SETTINGS, ids=lambda s: s.invert)
+@pytest.mark.parametrize("given_settings", SETTINGS, ids=lambda s: f"{s.invert}-{s.imitate}")
 def test_a_mixed_batch_equals_one_pair_at_a_time_and_the_formulas(given_settings: LossSettings) -> None:
     directions = [*CONFLICTS, Direction.RETAIN, Direction.NONE] * 3
     directions = directions[2:] + directions[:2]
