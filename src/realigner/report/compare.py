@@ -27,7 +27,7 @@ from realigner.report.tables import write_tables
 from realigner.report.text import one_line
 
 MARK = "comparison.json"
-MOST_COLUMNS, MOST_FIGURES = 24, 600
+MOST_COLUMNS, MOST_FIGURES, NAMED = 40, 600, 6
 MATTERS = ("policy hash", "judge of the answers", "data", "held-out prompts")
 """What must be the same for agreement to be comparable."""
 
@@ -124,7 +124,7 @@ def render_comparison(columns: Sequence[Column]) -> str:
     costs = list(dict.fromkeys(key for column in columns for key in column.costs))
     return render(
         "comparison.html.j2",
-        title=one_line(f"Comparison of {', '.join(column.name for column in columns)}", 160),
+        title=one_line(f"Comparison of {_named([column.name for column in columns])}", 160),
         columns=columns,
         facts=facts,
         shared=shared,
@@ -136,6 +136,11 @@ def render_comparison(columns: Sequence[Column]) -> str:
         paired=paired(columns),
         costs=costs,
     )
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return names in a row, of many the first three."""
+    return ", ".join(names) if len(names) <= NAMED else f"{len(names)}: {', '.join(names[:3])}, …"
 
 
 def beside(column: Column, first: Column, name: str) -> Compared:

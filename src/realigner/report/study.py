@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from realigner.errors import RunDirError
 from realigner.report.interval import Figure, Interval
 
-UNTRAINED = "m-ref"
+UNTRAINED, OURS = "m-ref", "trace"
 TUNING = "tuning"
 """The shift of the search."""
 
@@ -42,8 +43,9 @@ def study_columns(path: Path) -> list[Column]:
     rows = _rows(path)
     shifts = sorted({str(row["shift"]) for row in rows})
     columns = []
-    # The model before is what the arms are compared with.
-    for arm in sorted(dict.fromkeys(str(row["arm"]) for row in rows), key=lambda arm: arm != UNTRAINED):
+    cells = Counter(str(row["arm"]) for row in rows)
+    # The model before is what the arms are compared with; then the method, and the arms with the most cells.
+    for arm in sorted(cells, key=lambda arm: (arm != UNTRAINED, arm != OURS, -cells[arm], arm)):
         figures: dict[str, Figure] = {}
         own = [row for row in rows if row["arm"] == arm]
         for shift in shifts:

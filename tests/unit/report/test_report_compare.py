@@ -16,6 +16,7 @@ from realigner.errors import RunDirError
 from realigner.evaluate.statistics import holm, paired_change
 from realigner.report.compare import Column, beside, paired, read_columns, render_comparison, write_comparison
 from realigner.report.interval import Figure, Interval, read_figure
+from realigner.report.study import study_columns
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -104,7 +105,7 @@ def test_runs_of_the_same_name_are_told_apart(run_dir: Path, tmp_path: Path) -> 
 
 
 def test_what_cannot_be_compared_is_refused(run_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="a comparison takes 2 to 24 runs"):
+    with pytest.raises(RunDirError, match="a comparison takes 2 to 40 runs"):
         read_columns([run_dir])
     with pytest.raises(RunDirError, match=r"neither manifest.json of a run nor rows of a study"):
         read_columns([run_dir, tmp_path])
@@ -158,3 +159,13 @@ def test_a_figure_reads_what_is_there_and_drops_what_is_no_number() -> None:
     assert found is not None and found.interval.low is None and found.interval.high is None
     assert (found.p, found.margin, found.seed, found.unit, found.non_inferior) == (None, 0.5, 7, "plain", None)
     assert read_figure({"value": float("inf")}) is None and read_figure(None) is None
+
+
+def test_of_many_arms_the_method_comes_after_the_model_before_and_the_title_names_three(tmp_path: Path) -> None:
+    arms = ["a", "b", "c", "d", "e", "m-ref", "trace", "z"]
+    rows = [study_row(arm, seed, 0.5) for arm in arms for seed in ((0, 1) if arm == "z" else (0,))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = study_columns(tmp_path)
+    assert [column.name for column in columns] == ["m-ref", "trace", "z", "a", "b", "c", "d", "e"]
+    assert "<h1>Comparison of 8: m-ref, trace, z, …</h1>" in render_comparison(columns)
+    assert "<h1>Comparison of m-ref, trace</h1>" in render_comparison(columns[:2])
