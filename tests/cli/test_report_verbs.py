@@ -89,7 +89,7 @@ def test_runs_are_compared_on_a_page_of_their_own(finished: Path, say: Say) -> N
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("run", "--compare"), "a comparison takes 2 to 24 runs"),
+        (("run", "--compare"), "a comparison takes 2 to 40 runs"),
         (("run", "run", "--compare", "--redo"), "a comparison reads runs as they are"),
         (("run", "--out", "x"), "--out without --compare"),
         (("nowhere", "run", "--compare"), "it holds neither manifest.json of a run"),
