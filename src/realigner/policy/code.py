@@ -10,8 +10,10 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
 
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
@@ -128,10 +130,18 @@ def _load_module(name: str, folder: Path | None) -> ModuleType:
         raise ValueError(f"module {name!r} fails to import: {type(error).__name__}: {error}") from error
 
 
+class _FromSource(SourceFileLoader):
+    """Compiles the source every time: bytecode is kept by second and size, and an edit may change neither."""
+
+    def path_stats(self, path: Any) -> Any:
+        """Say that there are none, so that no bytecode is read or written."""
+        raise OSError(f"no bytecode is kept of {path}")
+
+
 def _load_file(path: Path) -> ModuleType:
     """Import a file without touching sys.path; its name carries its place, so two policies can each have one."""
     name = f"realigner_policy_{path.stem}_{text_hash(str(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
