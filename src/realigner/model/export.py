@@ -8,7 +8,7 @@ from typing import Any
 from realigner import ranks
 from realigner.atomic import DESCRIPTION
 from realigner.errors import ModelError
-from realigner.model.load import base_of, load_model, load_tokenizer, resolve_device, resolve_dtype
+from realigner.model.load import base_of, load_model, load_tokenizer, on_one_cpu, resolve_device, resolve_dtype
 from realigner.recipe import ModelSettings
 
 
@@ -40,10 +40,7 @@ def _save_sharded(model: Any, settings: ModelSettings, path: Path, *, merged: bo
     if ranks.rank() > 0:
         return
     if merged:
-        alone = settings.model_copy(
-            update={"shard": False, "device": "cpu", "dtype": str(bare_model(model).dtype).removeprefix("torch.")}
-        )
-        whole = load_model(alone, trainable=True)
+        whole = load_model(on_one_cpu(settings, bare_model(model).dtype), trainable=True)
         whole.load_state_dict(values, strict=False)
         whole.merge_and_unload().save_pretrained(path, safe_serialization=True)
     else:
@@ -69,9 +66,8 @@ def export_model(run_dir: str | Path, out: str | Path, merge: bool = False) -> P
         from realigner.report.card import is_ours, render_card
 
         whole = trained.model_copy(update={"quantize": None})  # folded into 4 bits, it would lose digits
-        if whole.shard:  # no device may hold it
-            dtype = str(resolve_dtype(whole, resolve_device(whole))).removeprefix("torch.")
-            whole = whole.model_copy(update={"shard": False, "device": "cpu", "dtype": dtype})
+        if whole.shard:
+            whole = on_one_cpu(whole, resolve_dtype(whole, resolve_device(whole)))
         with writing_directory(out) as path:
             load_model(whole).save_pretrained(path, safe_serialization=True)
             load_tokenizer(trained).save_pretrained(path)

@@ -13,8 +13,8 @@ def refuse_absent_extras(recipe: Recipe) -> None:
 
     Raises:
         ModelError: as `refuse_absent_quantiser` and `refuse_quantised_adapter`.
-        RecipeError: `train.liger` without liger-kernel or without a GPU; or as `refuse_unshardable`.
-        RecipeError: `train.liger` without liger-kernel or without a GPU, or `model.attention: flex` without a GPU.
+        RecipeError: `train.liger` without liger-kernel or without a GPU; `model.attention: flex` without a GPU; or as
+            `refuse_unshardable`.
     """
     from realigner.model.load import refuse_quantised_adapter, resolve_device
 

@@ -116,8 +116,7 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
         if trainable:
             refuse_quantised_adapter(settings)
         arguments |= _quantised(settings, device)
-    if settings.attention not in ("auto", "flex"):  # the second is about packed rows alone
-        arguments["attn_implementation"] = settings.attention
+    arguments |= attention_arguments(settings)
     with _loading("model", settings):
         model, found = AutoModelForCausalLM.from_pretrained(
             path,
@@ -140,6 +139,17 @@ def load_model(settings: ModelSettings, *, trainable: bool = False, seed: int = 
     else:  # quantised weights were made in their place
         _keep_gradients(model)
     return prepared(model, settings, trainable=trainable, seed=seed)
+
+
+def attention_arguments(settings: ModelSettings) -> dict[str, str]:
+    """Return what transformers is told of the attention: nothing where that is its own choice."""
+    own = settings.attention in ("auto", "flex")  # the second is about packed rows alone
+    return {} if own else {"attn_implementation": settings.attention}
+
+
+def on_one_cpu(settings: ModelSettings, dtype: torch.dtype) -> ModelSettings:
+    """Return the settings of the same model, whole and in the host's memory: no device may hold a sharded one."""
+    return settings.model_copy(update={"shard": False, "device": "cpu", "dtype": str(dtype).removeprefix("torch.")})
 
 
 def prepared(model: Any, settings: ModelSettings, *, trainable: bool, seed: int) -> Any:

@@ -96,12 +96,11 @@ def load_sharded(settings: ModelSettings, *, trainable: bool, seed: int) -> Any:
     """
     from transformers import GenerationConfig
 
-    from realigner.model.load import load_model, prepared, resolve_device, resolve_dtype
+    from realigner.model.load import load_model, on_one_cpu, prepared, resolve_device, resolve_dtype
 
     device = resolve_device(settings)
     dtype = resolve_dtype(settings, device)
-    alone = settings.model_copy(update={"shard": False, "device": "cpu", "dtype": str(dtype).removeprefix("torch.")})
-    source = load_model(alone, trainable=trainable, seed=seed) if ranks.rank() == 0 else None
+    source = load_model(on_one_cpu(settings, dtype), trainable=trainable, seed=seed) if ranks.rank() == 0 else None
     tensors = {} if source is None else _tensors(source)
     kinds = ranks.tell({name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()})
     generation = ranks.tell(None if source is None else bare_model(source).generation_config.to_dict())
@@ -139,10 +138,9 @@ def _hollow(settings: ModelSettings, dtype: torch.dtype) -> Any:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    from realigner.model.load import load_model_config
+    from realigner.model.load import attention_arguments, load_model_config
 
-    own = settings.attention in ("auto", "flex")  # the second is about packed rows alone
-    how = {} if own else {"attn_implementation": settings.attention}
+    how = attention_arguments(settings)
     with init_empty_weights(include_buffers=False):
         config = load_model_config(settings)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False, **how)
