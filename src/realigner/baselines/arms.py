@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from realigner.baselines.task import Responses, Task
-from realigner.baselines.terms import Term
+from realigner.baselines.terms import IMITATING, Term
 from realigner.baselines.training import Training
 from realigner.impact import impact_weights
 from realigner.impact.gold import draw_gold
@@ -44,6 +44,13 @@ def _term(pair: Responses, loss: str, *names: str, anchored: bool = False, **mor
     return Term(pair.id, str(pair.outcome), loss, rows, reference, anchor=anchor, **more)
 
 
+def _retained(pair: Responses, *, keeps: bool) -> Term:
+    """Return the term of a retained pair: an anchor, beside its old preference if it keeps that in training."""
+    if keeps:
+        return _term(pair, "dpo", "chosen", "rejected", anchored=True, confirm=True)
+    return _term(pair, "", anchored=True)
+
+
 def trace_terms(task: Task, weights: dict[str, float] | None = None) -> list[Term]:
     """Return TRACE's terms: each conflict by its direction, each retained pair as an anchor.
 
@@ -52,23 +59,22 @@ def trace_terms(task: Task, weights: dict[str, float] | None = None) -> list[Ter
         weights: of the conflicts; those without one are left out. None: 1 for each.
     """
     directions = {item.pair.id: item.direction for item in task.triaged}
+    also = IMITATING if task.loss.imitate else ""
     terms = []
     for pair in task.responses:
         weight = 1.0 if weights is None else weights.get(pair.id)
         match directions[pair.id]:
-            case Direction.RETAIN if pair.outcome is Outcome.CONFIRM and task.loss.confirm > 0:
-                terms.append(_term(pair, "dpo", "chosen", "rejected", anchored=True, confirm=True))
             case Direction.RETAIN:
-                terms.append(_term(pair, "", anchored=True))
+                terms.append(_retained(pair, keeps=pair.outcome is Outcome.CONFIRM and task.loss.confirm > 0))
             case _ if weight is None:
                 continue
             case Direction.REJECTED_OVER_CHOSEN:
-                loss = task.loss.invert
+                loss = task.loss.invert + also
                 terms.append(_term(pair, loss, "rejected", "chosen", weight=weight))
             case Direction.CORRECTION_OVER_CHOSEN:
-                terms.append(_term(pair, "dpo", "correction", "chosen", weight=weight))
+                terms.append(_term(pair, "dpo" + also, "correction", "chosen", weight=weight))
             case Direction.CORRECTION_OVER_BOTH:
-                terms.append(_term(pair, "over-both", "correction", "chosen", "rejected", weight=weight))
+                terms.append(_term(pair, "over-both" + also, "correction", "chosen", "rejected", weight=weight))
             case Direction.SUPPRESS_BOTH:
                 terms.append(_term(pair, "suppress", "chosen", "rejected", weight=weight))
     return terms
@@ -137,16 +143,11 @@ def no_triage(task: Task) -> Any:
 
     The others are anchored by KL, and keep their old preference where CONFIRM pairs do: nobody tells them apart.
     """
-
-    def retained(pair: Responses) -> Term:
-        if task.loss.confirm > 0:
-            return _term(pair, "dpo", "chosen", "rejected", anchored=True, confirm=True)
-        return _term(pair, "", anchored=True)
-
+    keeps = task.loss.confirm > 0
     return train(
         task,
         [
-            retained(pair) if pair.complies["chosen"] else _term(pair, "dpo", "rejected", "chosen")
+            _retained(pair, keeps=keeps) if pair.complies["chosen"] else _term(pair, "dpo", "rejected", "chosen")
             for pair in task.responses
         ],
     )
@@ -238,10 +239,7 @@ def _with(task: Task, *, loss: dict[str, Any] | None = None, impact: dict[str, A
     changes = dict(impact or {})
     if gold is not None:
         changes["gold"] = task.impact.gold.model_copy(update=gold)
-    other = replace(task, loss=task.loss.model_copy(update=loss or {}), impact=task.impact.model_copy(update=changes))
-    for name in ("reference", "responses"):
-        other.__dict__[name] = getattr(task, name)
-    return other
+    return _changed(task, loss=task.loss.model_copy(update=loss or {}), impact=task.impact.model_copy(update=changes))
 
 
 _PAPER = {"confirm": 0.0, "alpha_kl": 0.1}
@@ -253,24 +251,14 @@ def _impact(**changes: Any) -> Arm:
     return with_settings(trace, impact={**_IMPACT, **changes})
 
 
-def _corrected(share: float) -> Arm:
-    def arm(task: Task) -> Any:
-        return trace(_changed(task, corrected=share))
-
-    return arm
+def _uncorrected(arm: Arm) -> Arm:
+    """Return an arm that has no corrections."""
+    return lambda task: arm(_changed(task, corrected=0.0))
 
 
 def imitating(task: Task) -> Any:
     """TRACE that also imitates what it prefers on conflicts: a supervised term of weight β beside each preference."""
-    return train(task, with_imitation(trace_terms(task, trace_weights(task))))
-
-
-def with_imitation(terms: Sequence[Term]) -> list[Term]:
-    """Return TRACE's terms as under `loss.imitate` = β: those of conflicts that prefer a response imitate it too."""
-    return [
-        replace(term, loss=f"{term.loss}-imitate") if term.loss in ("dpo", "over-both") and not term.confirm else term
-        for term in terms
-    ]
+    return trace(_with(task, loss={"imitate": task.loss.beta}))
 
 
 def over_chosen(task: Task) -> Any:
@@ -310,19 +298,15 @@ ARMS: dict[str, Arm] = {
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
     "over-chosen": over_chosen,
     "imitating": imitating,
-    "no-corrections": _corrected(0.0),
-    "no-corrections-impact": with_settings(_corrected(0.0), impact={**_IMPACT, **_PAPER_GOLD}),
+    "no-corrections": _uncorrected(trace),
+    "no-corrections-impact": with_settings(_uncorrected(trace), impact={**_IMPACT, **_PAPER_GOLD}),
     "uniform": uniform,
     "random-weights": random_weights,
     "impact": _impact(),
-    "paper": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, "normalize": "sum", **_PAPER_GOLD}),
-    "paper-mean": with_settings(_corrected(0.0), loss=_PAPER, impact={**_IMPACT, **_PAPER_GOLD}),
-    "paper-class-means": with_settings(
-        lambda task: class_means(_changed(task, corrected=0.0)), loss=_PAPER, impact=_PAPER_GOLD
-    ),
-    "paper-uniform": with_settings(
-        lambda task: uniform(_changed(task, corrected=0.0)), loss=_PAPER, impact=_PAPER_GOLD
-    ),
+    "paper": with_settings(_uncorrected(trace), loss=_PAPER, impact={**_IMPACT, "normalize": "sum", **_PAPER_GOLD}),
+    "paper-mean": with_settings(_uncorrected(trace), loss=_PAPER, impact={**_IMPACT, **_PAPER_GOLD}),
+    "paper-class-means": with_settings(_uncorrected(class_means), loss=_PAPER, impact=_PAPER_GOLD),
+    "paper-uniform": with_settings(_uncorrected(uniform), loss=_PAPER, impact=_PAPER_GOLD),
     "impact-sum": _impact(normalize="sum"),
     "impact-class": _impact(per_class=True),
     "impact-cosine": _impact(score="cosine"),

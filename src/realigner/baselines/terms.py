@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from realigner.losses import dpo_loss, dual_npo_loss, ipo_loss, over_both_loss, robust_dpo_loss
+from realigner.losses.pairwise import imitating
 from realigner.model.rows import Row
 from realigner.recipe import LossSettings
 
@@ -55,18 +56,25 @@ class Term:
 TermLoss = Callable[[Tensor, LossSettings], Tensor]
 """Takes log-ratios `(terms, responses)`, returns one loss a term."""
 
-TERM_LOSSES: Mapping[str, TermLoss] = {
+IMITATING = "-imitating"
+"""Behind the name of a preference's loss: with `loss.imitate`."""
+_PREFERENCES: Mapping[str, TermLoss] = {
     "dpo": lambda r, s: dpo_loss(r[:, 0] - r[:, 1], s.beta),
     "ipo": lambda r, s: ipo_loss(r[:, 0] - r[:, 1], s.ipo_tau),
     "over-both": lambda r, s: over_both_loss(r[:, 0], r[:, 1], r[:, 2], s.beta),
     "robust": lambda r, s: robust_dpo_loss(r[:, 0] - r[:, 1], s.beta, float(s.epsilon)),
+}
+
+
+def _imitating(loss: TermLoss) -> TermLoss:
+    return lambda r, s: imitating(loss(r, s), r[:, 0], s)
+
+
+TERM_LOSSES: Mapping[str, TermLoss] = {
+    **_PREFERENCES,
+    **{name + IMITATING: _imitating(loss) for name, loss in _PREFERENCES.items()},
     "suppress": lambda r, s: dual_npo_loss(r[:, 0], r[:, 1], s.beta),
     "npo": lambda r, s: npo_loss(r[:, 0], s.beta),
     "ascent": lambda r, _: ascent_loss(r[:, 0]),
     "imitate": lambda r, _: imitation_loss(r[:, 0]),
-    # β: the most that the preference itself can pull at the preferred response is half of it.
-    "dpo-imitate": lambda r, s: dpo_loss(r[:, 0] - r[:, 1], s.beta) + s.beta * imitation_loss(r[:, 0]),
-    "over-both-imitate": lambda r, s: (
-        over_both_loss(r[:, 0], r[:, 1], r[:, 2], s.beta) + s.beta * imitation_loss(r[:, 0])
-    ),
 }

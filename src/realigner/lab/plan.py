@@ -184,7 +184,8 @@ class Cell:
             loss = {"beta": loss["beta"]}
             impact = {"gold": {n: impact["gold"][n] for n in ("kind", "size")}}
         else:
-            loss = {**{name: loss[name] for name in _LOSS}, "corrections_over": OVER}
+            more = {"imitate": loss["imitate"]} if loss["imitate"] else {}  # cells are older than the setting
+            loss = {**{name: loss[name] for name in _LOSS}, **more, "corrections_over": OVER}
             impact = {**{n: impact[n] for n in _IMPACT}, "gold": {n: impact["gold"][n] for n in ("kind", "size")}}
         if self.arm in BY_ANSWER:
             setting["answers_per_pair"] = 2  # their batches once counted an answer as a pair

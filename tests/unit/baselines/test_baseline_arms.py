@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED, Budget, Task, Term, Training
-from realigner.baselines.arms import trace_terms, with_imitation, with_settings
+from realigner.baselines.arms import trace_terms, with_settings
+from realigner.baselines.terms import IMITATING
 from realigner.baselines.training import rate
 from realigner.baselines.u2a import marginal_gains
 from realigner.impact.gold import draw_gold
@@ -63,8 +64,8 @@ def test_the_loop_computes_the_objective_of_trace_trainer(
         for p in model.parameters():  # away from the reference, so that no term is trivial
             p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
     terms = trace_terms(task)[:16]
-    assert {t.loss for t in terms} >= {"", "dpo", "over-both", "suppress"}
-    terms = with_imitation(terms) if imitate else terms
+    assert {t.loss.removesuffix(IMITATING) for t in terms} >= {"", "dpo", "over-both", "suppress"}
+    assert any(t.loss.endswith(IMITATING) for t in terms) == (imitate > 0)
     ours = Training(model, task.reference, task.loss, task.budget).value(terms)
     arguments = TraceConfig(output_dir=str(tmp_path), loss=task.loss, use_cpu=True, per_device_train_batch_size=16)
     kept = {t.id for t in terms}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from realigner.baselines.terms import TERM_LOSSES, ascent_loss, imitation_loss, npo_loss
+from realigner.baselines.terms import IMITATING, TERM_LOSSES, ascent_loss, imitation_loss, npo_loss
 from realigner.baselines.u2a import exponentiated
 from realigner.losses import dpo_loss, dual_npo_loss
 from realigner.recipe import LossSettings
@@ -50,9 +50,9 @@ def test_the_shared_losses_read_the_preferred_response_first() -> None:
 
 def test_an_imitating_preference_adds_beta_times_the_likelihood_of_the_preferred_response() -> None:
     ratios = torch.randn(4, 3, dtype=torch.float64)
-    settings = LossSettings(beta=0.3)
-    for name in ("dpo", "over-both"):
-        added = TERM_LOSSES[f"{name}-imitate"](ratios, settings) - TERM_LOSSES[name](ratios, settings)
+    settings = LossSettings(beta=0.3, imitate=0.3)
+    for name in ("dpo", "over-both", "ipo", "robust"):
+        added = TERM_LOSSES[name + IMITATING](ratios, settings) - TERM_LOSSES[name](ratios, settings)
         torch.testing.assert_close(added, -0.3 * ratios[:, 0])
 
 

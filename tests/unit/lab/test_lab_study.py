@@ -84,6 +84,7 @@ def test_a_cell_is_another_where_anything_that_decides_it_differs(study: Study) 
         replace(cell, learning_rate=2e-4),
         replace(cell, setting=replace(cell.setting, noise=0.3)),
         replace(cell, setting=replace(cell.setting, loss={"beta": 0.1})),
+        replace(cell, setting=replace(cell.setting, loss={"imitate": 0.3})),
         replace(cell, setting=replace(cell.setting, impact={"score": "cosine"})),
         replace(cell, lab=replace(cell.lab, steps=7)),
     ]
