@@ -10,7 +10,7 @@ from realigner.lab.bars import Evidence
 from realigner.lab.paper import NOISE, SCALE
 from realigner.lab.plan import Study
 from realigner.lab.study import Results, Row
-from realigner.lab.tables import agreement, mean_of
+from realigner.lab.tables import agreement, mean_over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,10 +45,7 @@ def _figure(path: Path, evidence: Evidence, draw: Any) -> Path | None:
 
 def _point(rows: list[Row]) -> tuple[float, float] | None:
     """Return the mean over seeds and the half-width of its interval, in percent."""
-    seeds: dict[int, list[float]] = {}
-    for row in rows:
-        seeds.setdefault(row["seed"], []).append(agreement(row) or 0.0)
-    found = mean_of([sum(v) / len(v) for v in seeds.values()])
+    found = mean_over_seeds((row["seed"], agreement(row) or 0.0) for row in rows)
     return None if found is None else (100 * found.value, 100 * (found.half or 0.0))
 
 

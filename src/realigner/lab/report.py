@@ -15,7 +15,16 @@ from realigner.lab.bars import bars
 from realigner.lab.paper import LABEL, MAIN
 from realigner.lab.plan import Block, Cell, Study
 from realigner.lab.study import Results, Row, cells_of, searched
-from realigner.lab.tables import READINGS, by_shift, comparisons, markdown, mean_of, on_common_seeds, summary
+from realigner.lab.tables import (
+    READINGS,
+    by_shift,
+    comparisons,
+    markdown,
+    mean_of,
+    mean_over_seeds,
+    on_common_seeds,
+    summary,
+)
 
 BARS = (
     "Differences are paired by seed and shift, in points, with 95 % intervals (Student's t) over seeds. *met* and "
@@ -146,11 +155,8 @@ def _marginal(rows: Sequence[Row]) -> str:
     for variant in variants:
         line = [variant]
         for part in parts:
-            by_seed: dict[int, list[float]] = {}
-            for row in rows:
-                if part in row["spearman"][variant]:
-                    by_seed.setdefault(row["seed"], []).append(row["spearman"][variant][part])
-            found = mean_of([sum(values) / len(values) for values in by_seed.values()])
+            own = [(row["seed"], row["spearman"][variant].get(part)) for row in rows]
+            found = mean_over_seeds((seed, value) for seed, value in own if value is not None)
             line.append("–" if found is None else found.show(1, 2))
         table.append(line)
     return (

@@ -116,17 +116,23 @@ def searched(study: Study, block: Block, results: Results) -> dict[tuple[str, in
     Returns:
         The rate by arm and number of pairs.
     """
-    means: dict[tuple[str, int], dict[float, list[float | None]]] = {}
+    searches: dict[tuple[str, int], list[Cell]] = {}
     for cell in search_cells(study, block):
-        assert cell.learning_rate is not None
-        row = results.rows.get(cell.key)
-        at = means.setdefault((cell.arm, cell.setting.pairs), {}).setdefault(cell.learning_rate, [])
-        at.append(None if row is None else row.get("agreement") or 0.0)
+        searches.setdefault((cell.arm, cell.setting.pairs), []).append(cell)
     return {
-        search: max(sorted(found), key=lambda rate: sum(value or 0.0 for value in found[rate]))
-        for search, found in means.items()
-        if not any(value is None for values in found.values() for value in values)
+        search: _best_rate(cells, results)
+        for search, cells in searches.items()
+        if all(cell.key in results.rows for cell in cells)
     }
+
+
+def _best_rate(cells: Sequence[Cell], results: Results) -> float:
+    totals: dict[float, float] = {}
+    for cell in cells:
+        assert cell.learning_rate is not None
+        value = results.rows[cell.key].get("agreement") or 0.0
+        totals[cell.learning_rate] = totals.get(cell.learning_rate, 0.0) + value
+    return max(sorted(totals), key=totals.__getitem__)
 
 
 def cells_of(study: Study, block: Block, results: Results) -> list[Cell]:

@@ -7,7 +7,7 @@ table of arms the seeds that all of them have.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -59,6 +59,14 @@ def mean_of(values: Sequence[float]) -> Mean | None:
     return Mean(mean, float(t.ppf(0.975, n - 1)) * spread / sqrt(n), n)
 
 
+def mean_over_seeds(values: Iterable[tuple[int, float]]) -> Mean | None:
+    """Return the mean over seeds of values of a seed each; a seed with several, of shifts say, counts by their mean."""
+    by_seed: dict[int, list[float]] = {}
+    for seed, value in values:
+        by_seed.setdefault(seed, []).append(value)
+    return mean_of([sum(own) / len(own) for own in by_seed.values()])
+
+
 @dataclass(frozen=True)
 class Wins:
     """Answers of one arm against another's to the same prompts, by the ground-truth order."""
@@ -103,12 +111,8 @@ def wins(ours: Sequence[Row], theirs: Sequence[Row]) -> Wins:
 def difference(ours: Sequence[Row], theirs: Sequence[Row], read: Reading) -> Mean | None:
     """Return the paired difference of a reading over the shifts and seeds that both have; a seed is one unit."""
     other = {_place(row): read(row) for row in theirs}
-    by_seed: dict[int, list[float]] = {}
-    for row in ours:
-        a, b = read(row), other.get(_place(row))
-        if a is not None and b is not None:
-            by_seed.setdefault(row["seed"], []).append(a - b)
-    return mean_of([sum(found) / len(found) for found in by_seed.values()])
+    found = [(row["seed"], read(row), other.get(_place(row))) for row in ours]
+    return mean_over_seeds((seed, a - b) for seed, a, b in found if a is not None and b is not None)
 
 
 def _place(row: Row) -> tuple[str, int]:
@@ -173,12 +177,7 @@ def summary(rows: Sequence[Row], arms: Sequence[str], readings: Sequence[str]) -
 
 def _over_seeds(rows: Sequence[Row], name: str) -> str:
     read, scale, digits = READINGS[name]
-    by_seed: dict[int, list[float]] = {}
-    for row in rows:
-        value = read(row)
-        if value is not None:
-            by_seed.setdefault(row["seed"], []).append(value)
-    found = mean_of([sum(values) / len(values) for values in by_seed.values()])
+    found = mean_over_seeds((row["seed"], value) for row in rows if (value := read(row)) is not None)
     return "–" if found is None else found.show(scale, digits)
 
 
