@@ -1,25 +1,30 @@
-"""What TRACE's defaults were chosen by: trials on the tuning shift and the tuning seeds, never on reported ones.
+"""What TRACE's defaults were chosen by: trials on the tuning shifts and the tuning seeds, never on reported ones.
 
     python benchmarks/study/choose.py        # computes what is missing, prints all; rows are in tuning/rows.jsonl
 
-The tuning shift is tried in its own mix, in PKU's, and with a fifth of its verdicts wrong.
+The first trials, on `tuning` in its own mix, in PKU's, and with a fifth of its verdicts wrong, chose CONFIRM's weight
+and what a correction is preferred to. The second ones are on `tuning-hard`, which was added when the first shift could
+tell nothing any more, and chose how much TRACE imitates and how strongly it is anchored, each at rates of its own.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+from realigner.cli.console import LineProgress
 from realigner.lab.experiment import Setting
-from realigner.lab.plan import TUNING, Cell, Study
-from realigner.lab.study import Results, compute
-from realigner.lab.tables import markdown, success_of
+from realigner.lab.plan import Cell, Study
+from realigner.lab.study import Results, run_cells
+from realigner.lab.tables import Row, markdown, success_of
 
 HERE = Path(__file__).parent
 WORLDS: dict[str, dict[str, Any]] = {"own mix": {}, "PKU's mix": {"mix": "pku"}, "20 % noise": {"noise": 0.2}}
-ANCHOR = {"alpha_kl": 0.1}
-"""As it was when these trials were made; the blocks `anchor…` and `budget-5k` of the study chose it anew."""
-TRIALS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
+ANCHOR = {"alpha_kl": 0.1, "imitate": 0.0}
+"""As they were when the first trials were made; the second ones chose them anew."""
+Trials = dict[str, tuple[str, dict[str, Any], tuple[float, ...]]]
+FIRST: Trials = {
     "DPO-Gold": ("dpo-gold", {}, (1e-4,)),
     "confirm 1": ("over-chosen", {"loss": {"confirm": 1.0, **ANCHOR}}, (1e-4,)),
     "confirm 0.3": ("over-chosen", {"loss": {"confirm": 0.3, **ANCHOR}}, (1e-4,)),
@@ -27,30 +32,57 @@ TRIALS: dict[str, tuple[str, dict[str, Any], tuple[float, ...]]] = {
     "confirm 0": ("over-chosen", {"loss": {"confirm": 0.0, **ANCHOR}}, (1e-4,)),
     "correction over both": ("trace", {"loss": ANCHOR}, (1e-4, 2e-4, 4e-4)),
 }
+SECOND: Trials = {
+    f"α_KL {alpha:g}, imitate {imitate:g}": (
+        "trace",
+        {"loss": {"imitate": imitate, "alpha_kl": alpha}},
+        (2e-4, 4e-4, 8e-4, 1.6e-3),
+    )
+    for alpha in (1.0, 3.0, 10.0, 30.0)
+    for imitate in (0.0, 0.1, 0.3)
+}
 
 
 def main() -> None:
-    study = Study.load(HERE / "study.yaml")
+    study = Study.load(HERE / "study.yaml").model_copy(update={"output": str(HERE / "tuning")})
     results = Results(HERE / "tuning")
-    table = [["trial", "rate", *(f"{world}: agreement [nesting]" for world in WORLDS)]]
-    trials = [(name, arm, changes, rate) for name, (arm, changes, rates) in TRIALS.items() for rate in rates]
-    for trial, arm, changes, rate in trials:
-        line = [trial, f"{rate:.0e}"]
-        for world in WORLDS.values():
-            found = []
-            for seed in study.search.seeds:
-                setting = Setting(**{**study.setting, **world, **changes})
-                cell = Cell("arms", TUNING, TUNING, seed, arm, setting, study.lab(seed), rate)
-                if cell.key not in results.rows:
-                    results.rows[cell.key] = compute(cell, study.cache, str(results.directory))
-                found.append(results.rows[cell.key])
-            agreement = sum(row.get("agreement", 0.0) for row in found) / len(found)
-            nested = [success_of("nesting")(row) for row in found]
-            line.append(f"{100 * agreement:.1f} [{100 * sum(n or 0.0 for n in nested) / len(nested):.0f}]")
-        table.append(line)
-        print(" | ".join(line), flush=True)
+    first = _run(study, results, FIRST, "tuning", study.search.seeds, WORLDS)
+    second = _run(study, results, SECOND, "tuning-hard", study.search.seeds, {"own mix": {}})
     results.collect()
-    print(markdown(table))
+    print(first, second, sep="\n\n")
+
+
+def _run(
+    study: Study,
+    results: Results,
+    trials: Trials,
+    shift: str,
+    seeds: tuple[int, ...],
+    worlds: dict[str, dict[str, Any]],
+) -> str:
+    def cell(world: dict[str, Any], seed: int, arm: str, changes: dict[str, Any], rate: float) -> Cell:
+        setting = Setting(**{**study.setting, **world, **changes})
+        return Cell("arms", "choice", shift, seed, arm, setting, study.lab(seed), rate)
+
+    tried = [(name, arm, changes, rate) for name, (arm, changes, rates) in trials.items() for rate in rates]
+    cells = {
+        (name, rate, world, seed): cell(said, seed, arm, changes, rate)
+        for seed in seeds
+        for world, said in worlds.items()
+        for name, arm, changes, rate in tried
+    }
+    run_cells(list(cells.values()), study, results, 2, shift, LineProgress(sys.stderr))
+    table = [["trial", "rate", *(f"{world}: agreement [nesting]" for world in worlds)]]
+    for name, _, _, rate in tried:
+        rows = {world: results.of([cells[name, rate, world, seed] for seed in seeds]) for world in worlds}
+        table.append([name, f"{rate:.2g}", *(_figures(found) for found in rows.values())])
+    return markdown(table)
+
+
+def _figures(rows: list[Row]) -> str:
+    agreement = sum(row.get("agreement", 0.0) for row in rows) / len(rows)
+    nested = sum(success_of("nesting")(row) or 0.0 for row in rows) / len(rows)
+    return f"{100 * agreement:.1f} [{100 * nested:.0f}]"
 
 
 if __name__ == "__main__":

@@ -51,6 +51,10 @@ def _retained(pair: Responses, *, keeps: bool) -> Term:
     return _term(pair, "", anchored=True)
 
 
+def _also(task: Task) -> str:
+    return IMITATING if task.loss.imitate else ""
+
+
 def trace_terms(task: Task, weights: dict[str, float] | None = None) -> list[Term]:
     """Return TRACE's terms: each conflict by its direction, each retained pair as an anchor.
 
@@ -59,7 +63,7 @@ def trace_terms(task: Task, weights: dict[str, float] | None = None) -> list[Ter
         weights: of the conflicts; those without one are left out. None: 1 for each.
     """
     directions = {item.pair.id: item.direction for item in task.triaged}
-    also = IMITATING if task.loss.imitate else ""
+    also = _also(task)
     terms = []
     for pair in task.responses:
         weight = 1.0 if weights is None else weights.get(pair.id)
@@ -143,11 +147,11 @@ def no_triage(task: Task) -> Any:
 
     The others are anchored by KL, and keep their old preference where CONFIRM pairs do: nobody tells them apart.
     """
-    keeps = task.loss.confirm > 0
+    keeps, loss = task.loss.confirm > 0, "dpo" + _also(task)
     return train(
         task,
         [
-            _retained(pair, keeps=keeps) if pair.complies["chosen"] else _term(pair, "dpo", "rejected", "chosen")
+            _retained(pair, keeps=keeps) if pair.complies["chosen"] else _term(pair, loss, "rejected", "chosen")
             for pair in task.responses
         ],
     )
@@ -167,6 +171,11 @@ def dpo_gold(task: Task, loss: str = "dpo", start: str = "model") -> Any:
 def ipo(task: Task) -> Any:
     """DPO-Gold's data under the IPO loss."""
     return dpo_gold(task, "ipo")
+
+
+def rpo(task: Task) -> Any:
+    """DPO-Gold that also imitates what it prefers, at TRACE's weight: the supervised term of Pang et al. 2024."""
+    return dpo_gold(task, "dpo" + IMITATING)
 
 
 def retrain(task: Task) -> Any:
@@ -242,7 +251,7 @@ def _with(task: Task, *, loss: dict[str, Any] | None = None, impact: dict[str, A
     return _changed(task, loss=task.loss.model_copy(update=loss or {}), impact=task.impact.model_copy(update=changes))
 
 
-_PAPER = {"confirm": 0.0, "alpha_kl": 0.1}
+_PAPER = {"confirm": 0.0, "alpha_kl": 0.1, "imitate": 0.0}
 _PAPER_GOLD = {"gold": {"kind": "paper"}}
 _IMPACT = {"weighting": "impact", "score": "dot", "preconditioner": "identity", "normalize": "mean", "per_class": False}
 
@@ -254,11 +263,6 @@ def _impact(**changes: Any) -> Arm:
 def _uncorrected(arm: Arm) -> Arm:
     """Return an arm that has no corrections."""
     return lambda task: arm(_changed(task, corrected=0.0))
-
-
-def imitating(task: Task) -> Any:
-    """TRACE that also imitates what it prefers on conflicts: a supervised term of weight β beside each preference."""
-    return trace(_with(task, loss={"imitate": task.loss.beta}))
 
 
 def over_chosen(task: Task) -> Any:
@@ -291,13 +295,14 @@ ARMS: dict[str, Arm] = {
     "u2a": _u2a,
     "rdpo": rdpo,
     "ipo": ipo,
+    "rpo": rpo,
     "sft": sft,
     "retrain": retrain,
     "no-triage": no_triage,
     "no-kl": with_settings(trace, loss={"alpha_kl": 0.0}),
     "no-confirm": with_settings(trace, loss={"confirm": 0.0}),
     "over-chosen": over_chosen,
-    "imitating": imitating,
+    "no-imitation": with_settings(trace, loss={"imitate": 0.0}),
     "no-corrections": _uncorrected(trace),
     "no-corrections-impact": with_settings(_uncorrected(trace), impact={**_IMPACT, **_PAPER_GOLD}),
     "uniform": uniform,

@@ -24,7 +24,7 @@ def _group() -> None:
 
 @app.command()
 def build(
-    shift: Annotated[str, typer.Option("--shift", metavar="NAME", help="safety, style, value, entangled or tuning.")],
+    shift: Annotated[str, typer.Option("--shift", metavar="NAME", help="Such as safety; docs/lab.md has all.")],
     preset: Annotated[str, typer.Option("--preset", metavar="NAME", help="small or full.")] = "small",
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path("runs/lab"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the world, the model and the run.")] = 0,

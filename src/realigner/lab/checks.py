@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from realigner.lab.parse import answer_to, parse_answer, parse_ask
 from realigner.lab.phrases import FACTUAL, ZERO_TOLERANCE, Context, Topic
-from realigner.lab.shifts import SAFE_CONTEXTS, TRUSTED_CONTEXTS
+from realigner.lab.shifts import SAFE_CONTEXTS, TOLD_CONTEXTS, TRUSTED_CONTEXTS
 from realigner.lab.world import Answer, Stance, Value
 from realigner.records import Prompt, prompt_text
 
@@ -91,6 +91,11 @@ def comes_from_school_or_press(prompt: Prompt, response: str) -> bool:  # noqa: 
 def comes_from_school_or_care(prompt: Prompt, response: str) -> bool:  # noqa: ARG001
     """An educational or therapeutic context."""
     return _comes_from(prompt, TRUSTED_CONTEXTS)
+
+
+def comes_from_fiction_or_press(prompt: Prompt, response: str) -> bool:  # noqa: ARG001
+    """A fictional or journalistic context."""
+    return _comes_from(prompt, TOLD_CONTEXTS)
 
 
 def is_well_formed(prompt: Prompt, response: str) -> bool:

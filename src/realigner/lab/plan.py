@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED
 from realigner.errors import RecipeError, did_you_mean
 from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
 from realigner.lab.experiment import IMPACT, LOSS, OVER, Setting
-from realigner.lab.shifts import SHIFTS
+from realigner.lab.shifts import SHIFTS, TUNING
 from realigner.lab.small_model import Size
 from realigner.strict_yaml import load_yaml
 
 Kind = Literal["arms", "marginal", "sequence"]
-TUNING = "tuning"
 TRACE_FREE = ("dpo-gold", "naive", "npo", "ascent", "rdpo", "ipo", "sft", "retrain", *UNTRAINED)
 """Arms that neither KL anchor nor impact weights enter: another default of TRACE's leaves their cells as they are."""
 _LOSS = ("beta", "invert", "ipo_tau", "epsilon", "alpha_kl", "kl_budget", "confirm")
@@ -84,6 +83,14 @@ class Search(_Part):
 
     rates: tuple[float, ...] = (5e-5, 2e-4, 6e-4, 1.5e-3)
     seeds: tuple[int, ...] = (100, 101)
+    shifts: tuple[str, ...] = TUNING[:1]
+
+    @field_validator("shifts")
+    @classmethod
+    def _for_tuning(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or not set(names) <= set(TUNING):
+            raise ValueError(f"a search is on the tuning shifts ({', '.join(TUNING)}) alone")
+        return names
 
 
 class Study(_Part):
@@ -108,10 +115,10 @@ class Study(_Part):
         tuning = set(self.search.seeds)
         for block in self.blocks:
             seeds, shifts = set(block.seeds or self.seeds), set(block.shifts or self.shifts)
-            chooses = shifts == {TUNING} and seeds <= tuning
-            reports = TUNING not in shifts and not seeds & tuning
+            chooses = shifts <= set(TUNING) and seeds <= tuning
+            reports = not shifts & set(TUNING) and not seeds & tuning
             if not chooses and not reports:
-                raise ValueError(f"block {block.name!r} mixes tuning seeds or the tuning shift with reported ones")
+                raise ValueError(f"block {block.name!r} mixes tuning seeds or a tuning shift with reported ones")
         return self
 
     @classmethod
@@ -266,8 +273,9 @@ def search_cells(study: Study, block: Block) -> list[Cell]:
     arms = dict.fromkeys(searched_as(block, arm) for arm in block.arms if arm not in UNTRAINED)
     sizes = dict.fromkeys(searched_at(study, block, setting) for setting in settings_of(study, block))
     return [
-        Cell("arms", TUNING, TUNING, seed, arm, Setting(**{**study.setting, "pairs": pairs}), study.lab(seed), rate)
+        Cell("arms", "search", shift, seed, arm, Setting(**{**study.setting, "pairs": pairs}), study.lab(seed), rate)
         for pairs in sizes
+        for shift in study.search.shifts
         for seed in study.search.seeds
         for arm in arms
         for rate in block.rates or study.search.rates

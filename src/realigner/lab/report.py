@@ -76,9 +76,8 @@ def _rates(study: Study, block: Block, results: Results) -> str:
         f"{' (the edge of the grid)' if rate in (min(grid), max(grid)) else ''}"
         for (arm, pairs), rate in found.items()
     ]
-    return (
-        f"Learning rates, the best on the tuning shift of {', '.join(f'{r:.3g}' for r in grid)}: {', '.join(said)}.\n\n"
-    )
+    shifts, rates = " and ".join(study.search.shifts), ", ".join(f"{rate:.3g}" for rate in grid)
+    return f"Learning rates, the best on {shifts} of {rates}: {', '.join(said)}.\n\n"
 
 
 def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from realigner import __version__
 from realigner.atomic import write_text
 from realigner.errors import RealignerError, TrainingDiverged
-from realigner.lab.experiment import run_cell
+from realigner.lab.experiment import LOSS, run_cell
 from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells
 from realigner.lab.tables import CELLS, ROWS, read_rows
 from realigner.lab.tables import Row as Row
@@ -79,6 +79,7 @@ def compute(cell: Cell, cache: str, directory: str) -> Row:
         "seed": cell.seed,
         "arm": cell.arm,
         "setting": asdict(cell.setting),
+        "trace_loss": {**LOSS.model_dump(mode="json"), **cell.setting.loss},  # the defaults of today, said aloud
         "learning_rate": cell.learning_rate,
         "version": __version__,
         **found,
@@ -101,15 +102,15 @@ def run_study(study: Study, *, jobs: int = 1, blocks: Sequence[str] = (), progre
         for block in study.blocks:
             if blocks and block.name not in blocks:
                 continue
-            _run(search_cells(study, block), study, results, jobs, f"{block.name}: learning rates", progress)
-            _run(cells_of(study, block, results), study, results, jobs, block.name, progress)
+            run_cells(search_cells(study, block), study, results, jobs, f"{block.name}: learning rates", progress)
+            run_cells(cells_of(study, block, results), study, results, jobs, block.name, progress)
     finally:
         results.collect()
     return results
 
 
 def searched(study: Study, block: Block, results: Results) -> dict[tuple[str, int], float]:
-    """Return the rate with the highest mean agreement on the tuning shift for each search of a block that is done.
+    """Return the rate with the highest mean agreement on the tuning shifts for each search of a block that is done.
 
     A tie goes to the lower rate. A diverged training counts as an agreement of 0.
 
@@ -140,7 +141,19 @@ def cells_of(study: Study, block: Block, results: Results) -> list[Cell]:
     return block_cells(study, block, searched(study, block, results))
 
 
-def _run(cells: Sequence[Cell], study: Study, results: Results, jobs: int, label: str, progress: Progress) -> None:
+def run_cells(
+    cells: Sequence[Cell], study: Study, results: Results, jobs: int, label: str, progress: Progress = SILENT
+) -> None:
+    """Compute the cells that have no row yet.
+
+    Args:
+        cells: those of one data set next to each other.
+        study: says where models and rows are kept.
+        results: takes the rows.
+        jobs: processes.
+        label: of the progress bar.
+        progress: where to show how far it is.
+    """
     todo = {cell.key: cell for cell in cells if cell.key not in results.rows}
     if not todo:
         return

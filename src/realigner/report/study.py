@@ -11,8 +11,6 @@ from realigner.errors import RunDirError
 from realigner.report.interval import Figure, Interval
 
 UNTRAINED, OURS = "m-ref", "trace"
-TUNING = "tuning"
-"""The shift of the search."""
 
 if TYPE_CHECKING:
     from realigner.report.compare import Column
@@ -72,10 +70,11 @@ def study_columns(path: Path) -> list[Column]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    from realigner.lab.shifts import TUNING
     from realigner.lab.tables import read_rows
 
     try:
-        rows = [row for row in read_rows(path).values() if row["kind"] == "arms" and row["shift"] != TUNING]
+        rows = [row for row in read_rows(path).values() if row["kind"] == "arms" and row["shift"] not in TUNING]
         settings = [json.dumps(row["setting"], sort_keys=True) for row in rows]
         rates = {(row["arm"], row["learning_rate"]): 0 for row in rows}
     except (ValueError, KeyError, TypeError, OSError) as error:

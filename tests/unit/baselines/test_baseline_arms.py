@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -271,18 +272,34 @@ def test_a_second_run_goes_on_in_the_order_where_the_first_stopped(make_task: Ca
     assert seen[0] == seen[1] and len(seen[0]) == 11
 
 
+def test_rpo_is_dpo_gold_with_a_supervised_term(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task()
+    ours, theirs = (terms_of(task, arm, monkeypatch) for arm in ("rpo", "dpo-gold"))
+    assert [replace(term, loss="dpo") for term in ours] == theirs
+    assert {term.loss for term in ours} == {"dpo" + IMITATING}
+
+
+def test_the_papers_arms_imitate_nothing(make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(loss=LossSettings(imitate=0.2))
+    assert any(term.loss.endswith(IMITATING) for term in terms_of(task, "trace", monkeypatch))
+    for arm in ("no-imitation", "paper", "paper-mean", "paper-class-means", "paper-uniform"):
+        assert not any(term.loss.endswith(IMITATING) for term in terms_of(task, arm, monkeypatch)), arm
+
+
 def test_without_triage_all_pairs_whose_preferred_answer_complies_are_treated_alike(
     make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for confirm in (0.0, 1.0):
-        task = make_task(loss=LossSettings(confirm=confirm))
+    for confirm, imitate in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.2)):
+        task = make_task(loss=LossSettings(confirm=confirm, imitate=imitate))
         by_id = {r.id: r for r in task.responses}
         for term in terms_of(task, "no-triage", monkeypatch):
             pair = by_id[term.id]
             if pair.complies["chosen"]:
                 expected = ("dpo" if confirm else "", confirm > 0, pair.rows["chosen"])
             else:
-                expected = ("dpo", False, None)
+                expected = ("dpo" + (IMITATING if imitate else ""), False, None)
             assert (term.loss, term.confirm, term.anchor) == expected
 
 

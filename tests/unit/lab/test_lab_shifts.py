@@ -17,6 +17,7 @@ from realigner.lab.shifts import (
     REPORTED,
     SHIFTS,
     TRUSTED_CONTEXTS,
+    TUNING,
     complies,
     draw_attacks,
     draw_lab_corpus,
@@ -170,8 +171,8 @@ def test_the_corpus_is_true_and_attacks_in_it_succeed() -> None:
         assert ask.attack is Attack.NONE or (ask.topic in DEEDS and parsed.answer.stance is Stance.HELP)
 
 
-def test_the_tuning_shift_is_not_reported() -> None:
-    assert set(REPORTED) == set(SHIFTS) - {"tuning"}
+def test_tuning_shifts_are_not_reported() -> None:
+    assert set(REPORTED) == set(SHIFTS) - set(TUNING)
 
 
 def test_a_shift_that_is_not_there_is_named_with_its_neighbour() -> None:

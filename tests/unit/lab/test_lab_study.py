@@ -38,7 +38,7 @@ blocks:
   - {name: main, arms: [m-ref, trace, dpo-gold, u2a]}
   - name: noise
     arms: [trace]
-    sweep: {noise: [0.1, 0.2], loss.alpha_kl: [0.1, 1.0]}
+    sweep: {noise: [0.1, 0.2], loss.alpha_kl: [0.1, 10.0]}
 """
 
 
@@ -70,7 +70,7 @@ def test_a_block_is_arms_by_shifts_by_seeds_by_the_points_of_its_sweep(study: St
     assert len(block_cells(study, main, {})) == 4 * 1 * 2
     cells = block_cells(study, noise, {})
     assert [(c.seed, c.setting.noise, c.setting.loss["alpha_kl"]) for c in cells] == [
-        (seed, noise, alpha) for seed in (0, 1) for noise in (0.1, 0.2) for alpha in (0.1, 1.0)
+        (seed, noise, alpha) for seed in (0, 1) for noise in (0.1, 0.2) for alpha in (0.1, 10.0)
     ]
     assert {c.setting.pairs for c in cells} == {64}
 
@@ -206,8 +206,8 @@ def test_the_search_is_on_the_tuning_shift_and_seeds_alone(study: Study) -> None
         ("arms: [trace]", "arms: [trcae]", "arm 'trcae' of block 'noise' is not known. Did you mean 'trace'"),
         ("shifts: [safety]", "shifts: [tuning]\nseeds2: 1", "seeds2: Extra inputs"),
         ("noise: [0.1, 0.2]", "nois: [0.1]", "setting 'nois' of block 'noise' is not known. Did you mean 'noise'"),
-        ("seeds: [0, 1]", "seeds: [0, 100]", "mixes tuning seeds or the tuning shift"),
-        ("shifts: [safety]", "shifts: [tuning]", "mixes tuning seeds or the tuning shift"),
+        ("seeds: [0, 1]", "seeds: [0, 100]", "mixes tuning seeds or a tuning shift"),
+        ("shifts: [safety]", "shifts: [tuning]", "mixes tuning seeds or a tuning shift"),
     ],
 )
 def test_a_study_file_with_a_fault_is_refused_with_the_fault(tmp_path: Path, old: str, new: str, match: str) -> None:
@@ -255,13 +255,13 @@ def test_a_bar_goes_by_the_mean_and_says_where_the_whole_interval_agrees() -> No
 
 
 def test_a_sweep_shows_rows_that_another_block_computed(tmp_path: Path, computed: list[Any]) -> None:
-    # At 1 the anchor's weight is the default, and without noise its cells are those of `main`.
+    # At 10 the anchor's weight is the default, and without noise its cells are those of `main`.
     (tmp_path / "study.yaml").write_text(CONTENT.replace("noise: [0.1, 0.2]", "noise: [0.0, 0.2]"))
     study = Study.load(tmp_path / "study.yaml")
     files = {path.name: path for path in write_tables(study, run_study(study, blocks=["main"]))}
     page = files["noise.md"].read_text()
     assert "2 of 8 cells are done" in page and page.count("##") == 1
-    assert "## noise = 0.0, loss.alpha_kl = 1.0" in page and "| trace | 80.5 ± 6.4 |" in page
+    assert "## noise = 0.0, loss.alpha_kl = 10.0" in page and "| trace | 80.5 ± 6.4 |" in page
 
 
 def test_arms_are_tabulated_on_the_seeds_that_all_of_them_have(study: Study, computed: list[Any]) -> None:
