@@ -322,7 +322,7 @@ class LossSettings(Section):
     """τ of `ipo`: the target margin is 1/(2τ) nats."""
     epsilon: Annotated[float, Field(ge=0, lt=0.5)] | Literal["audit"] = 0.1
     """Label-flip rate of `robust`. `audit`: what people found it to be on INVERT pairs, see audit.md."""
-    alpha_kl: NonNegativeFloat = 1.0
+    alpha_kl: NonNegativeFloat = 10.0
     """α_KL: weight of the mean KL per retained token. 0.1: the paper's, with which retained behaviour slipped more
     (findings.md); 0: nothing holds it."""
     kl_budget: PositiveFloat | None = None
@@ -333,9 +333,9 @@ class LossSettings(Section):
     likeliest tokens are kept (approximate: a lower bound of the KL; little disk)."""
     kl_top_k: PositiveInt = 32
     """Tokens kept by `top_k`."""
-    imitate: NonNegativeFloat = 0.0
+    imitate: NonNegativeFloat = 0.1
     """Weight of a supervised term on what conflicts prefer (a correction, or the reversed pair's rejected response),
-    summed over its tokens. 0: none, as in the paper; `beta` is the value that was tried (findings.md)."""
+    summed over its tokens: without it the good response need not become likely (findings.md). 0: the paper's, none."""
     confirm: NonNegativeFloat = 1.0
     """Weight of the old preference loss on CONFIRM pairs, without which attacks get easier (findings.md). 0: the
     paper's, the KL anchor alone."""

@@ -74,9 +74,6 @@ DEMO_RECIPE: dict[str, Any] = {
     "policy": {"path": "policy.yaml"},
     "corrections": {"path": "corrections.jsonl"},
     "impact": {"gold": {"kind": "corrected", "size": 24}},
-    # A mean per token: only the first words of an answer decide here, so the anchor needs a larger weight than the
-    # paper's 0.1, at which the model also gave up refusals that the new policy keeps.
-    "loss": {"alpha_kl": 10.0},
     "train": {"epochs": 2, "batch_size": 32, "micro_batch": 32, "learning_rate": 3e-4, "warmup_steps": 5},
     "generate": {"prompts": 150, "max_new_tokens": 64, "batch_size": 75},
     "evaluate": {"retained": 100},

@@ -119,7 +119,7 @@ def terms_of(task: Task, arm: str, monkeypatch: pytest.MonkeyPatch) -> list[Term
 def test_naive_swaps_both_conflicts_and_trace_tells_them_apart(
     make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = make_task(corrected=0.0)
+    task = make_task(corrected=0.0, loss=LossSettings(imitate=0.0))
     by_id = {r.id: r for r in task.responses}
     for term in terms_of(task, "naive", monkeypatch):
         pair = by_id[term.id]

@@ -117,12 +117,13 @@ def test_a_gold_pair_s_own_direction_has_a_positive_score() -> None:
     pair = GoldPair("g", "FILE", item.pair.prompt, item.pair.rejected, item.pair.chosen)
     reverse = GoldPair("g", "FILE", item.pair.prompt, item.pair.chosen, item.pair.rejected)
     tokenizer, settings = tiny_tokenizer("llama"), ImpactSettings(score="cosine", normalize="none")
+    preference = LossSettings(imitate=0.0)  # what it imitates is not what the gold batch asks for
     weights, _ = impact_weights(
-        model_of("full"), [item], tokenizer, impact=settings, gold=GoldBatch((pair,), frozenset())
+        model_of("full"), [item], tokenizer, impact=settings, loss=preference, gold=GoldBatch((pair,), frozenset())
     )
     assert weights.scores.values[0] == pytest.approx(1.0, abs=1e-6)
     with pytest.raises(WeightsError, match="all 1 conflicts"):
-        impact_weights(model_of("full"), [item], tokenizer, gold=GoldBatch((reverse,), frozenset()))
+        impact_weights(model_of("full"), [item], tokenizer, loss=preference, gold=GoldBatch((reverse,), frozenset()))
 
 
 def test_beta_scales_the_scores_and_cancels_in_the_weights() -> None:
@@ -130,8 +131,11 @@ def test_beta_scales_the_scores_and_cancels_in_the_weights() -> None:
     found = {}
     with Float64Throughout():
         for beta in (0.1, 0.5):
-            model = tiny_model("llama", dtype=torch.float64).requires_grad_(True)
-            found[beta], _ = weigh(model, gold, examples, [], ImpactSettings(), LossSettings(beta=beta), seed=0)
+            model, loss = (
+                tiny_model("llama", dtype=torch.float64).requires_grad_(True),
+                LossSettings(beta=beta, imitate=0),
+            )
+            found[beta], _ = weigh(model, gold, examples, [], ImpactSettings(), loss, seed=0)
     np.testing.assert_allclose(found[0.5].scores.values, 25 * found[0.1].scores.values, rtol=1e-9)
     np.testing.assert_allclose(found[0.5].values, found[0.1].values, rtol=1e-9)
 

@@ -43,14 +43,14 @@ def impact(**changes: Any) -> ImpactSettings:
 def test_coefficients_are_minus_and_plus_half_beta_by_direction(
     direction: Direction, expected: dict[str, float]
 ) -> None:
-    assert coefficients(direction, LossSettings(beta=0.4)) == pytest.approx(expected)
+    assert coefficients(direction, LossSettings(beta=0.4, imitate=0.0)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("loss", "size"),
     [
-        (LossSettings(invert="ipo", ipo_tau=0.25), 1 / 0.25),
-        (LossSettings(invert="robust", beta=0.4, epsilon=0.1), 0.2 / 0.8),
+        (LossSettings(invert="ipo", ipo_tau=0.25, imitate=0.0), 1 / 0.25),
+        (LossSettings(invert="robust", beta=0.4, epsilon=0.1, imitate=0.0), 0.2 / 0.8),
     ],
     ids=["ipo", "robust"],
 )
