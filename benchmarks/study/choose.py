@@ -10,6 +10,7 @@ tell nothing any more, and chose how much TRACE imitates and how strongly it is 
 from __future__ import annotations
 
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,26 @@ HERE = Path(__file__).parent
 WORLDS: dict[str, dict[str, Any]] = {"own mix": {}, "PKU's mix": {"mix": "pku"}, "20 % noise": {"noise": 0.2}}
 ANCHOR = {"alpha_kl": 0.1, "imitate": 0.0}
 """As they were when the first trials were made; the second ones chose them anew."""
-Trials = dict[str, tuple[str, dict[str, Any], tuple[float, ...]]]
-FIRST: Trials = {
-    "DPO-Gold": ("dpo-gold", {}, (1e-4,)),
-    "confirm 1": ("over-chosen", {"loss": {"confirm": 1.0, **ANCHOR}}, (1e-4,)),
-    "confirm 0.3": ("over-chosen", {"loss": {"confirm": 0.3, **ANCHOR}}, (1e-4,)),
-    "confirm 0.1": ("over-chosen", {"loss": {"confirm": 0.1, **ANCHOR}}, (1e-4,)),
-    "confirm 0": ("over-chosen", {"loss": {"confirm": 0.0, **ANCHOR}}, (1e-4,)),
-    "correction over both": ("trace", {"loss": ANCHOR}, (1e-4, 2e-4, 4e-4)),
-}
-SECOND: Trials = {
-    f"α_KL {alpha:g}, imitate {imitate:g}": (
-        "trace",
-        {"loss": {"imitate": imitate, "alpha_kl": alpha}},
-        (2e-4, 4e-4, 8e-4, 1.6e-3),
-    )
-    for alpha in (1.0, 3.0, 10.0, 30.0)
-    for imitate in (0.0, 0.1, 0.3)
-}
+Trial = tuple[str, str, dict[str, Any], tuple[float, ...]]
+"""Its name, the arm, what is changed in its setting, and rates."""
+FIRST: list[Trial] = [
+    ("DPO-Gold", "dpo-gold", {}, (1e-4,)),
+    *((f"confirm {c:g}", "over-chosen", {"loss": {"confirm": c, **ANCHOR}}, (1e-4,)) for c in (1.0, 0.3, 0.1, 0.0)),
+    ("correction over both", "trace", {"loss": {"confirm": 1.0, **ANCHOR}}, (1e-4, 2e-4, 4e-4)),
+]
+_TRIED = (  # α_KL, imitate, confirm, rates: in this order
+    ((1, 3, 10), (0, 0.1, 0.3, 1), (1,), (2e-4, 4e-4, 8e-4)),
+    ((10,), (0.1, 0.3), (1,), (1.6e-3,)),
+    ((30,), (0.1, 0.3, 1), (1,), (8e-4, 1.6e-3)),
+    ((100,), (0.3, 1, 3), (1,), (8e-4, 1.6e-3)),
+    ((10,), (0.1,), (0.3, 0.1, 0), (1.6e-3,)),
+    ((30,), (0.3,), (0.3, 0.1), (1.6e-3,)),
+)
+SECOND: list[Trial] = [
+    (f"α_KL {a}, imitate {i}, confirm {c}", "trace", {"loss": {"alpha_kl": a, "imitate": i, "confirm": c}}, rates)
+    for anchors, imitated, confirmed, rates in _TRIED
+    for a, i, c in product(anchors, imitated, confirmed)
+]
 
 
 def main() -> None:
@@ -55,7 +58,7 @@ def main() -> None:
 def _run(
     study: Study,
     results: Results,
-    trials: Trials,
+    trials: list[Trial],
     shift: str,
     seeds: tuple[int, ...],
     worlds: dict[str, dict[str, Any]],
@@ -64,7 +67,7 @@ def _run(
         setting = Setting(**{**study.setting, **world, **changes})
         return Cell("arms", "choice", shift, seed, arm, setting, study.lab(seed), rate)
 
-    tried = [(name, arm, changes, rate) for name, (arm, changes, rates) in trials.items() for rate in rates]
+    tried = [(name, arm, changes, rate) for name, arm, changes, rates in trials for rate in rates]
     cells = {
         (name, rate, world, seed): cell(said, seed, arm, changes, rate)
         for seed in seeds

@@ -26,7 +26,7 @@ from realigner.triaging.outcomes import Over
 Correlation = Literal["independent", "correlated"]
 
 
-LOSS = LossSettings(confirm=1.0, imitate=0.1, alpha_kl=10.0)
+LOSS = LossSettings(confirm=0.1, imitate=0.1, alpha_kl=10.0)
 IMPACT = ImpactSettings(weighting="uniform", gold=GoldSettings(kind="corrected"))
 OVER: Over = "both"
 """What the arm `trace` is, where a cell does not say otherwise: chosen on the tuning shifts, see docs/findings.md."""
