@@ -112,7 +112,8 @@ def run_study(study: Study, *, jobs: int = 1, blocks: Sequence[str] = (), progre
 def searched(study: Study, block: Block, results: Results) -> dict[tuple[str, int], float]:
     """Return the rate with the highest mean agreement on the tuning shifts for each search of a block that is done.
 
-    A tie goes to the lower rate. A diverged training counts as an agreement of 0.
+    Among rates that keep facts (`KEPT_FACTS`): what a user would not deploy is no candidate, for no arm. A tie goes to
+    the lower rate. A diverged training counts as an agreement of 0.
 
     Returns:
         The rate by arm and number of pairs.
@@ -127,13 +128,24 @@ def searched(study: Study, block: Block, results: Results) -> dict[tuple[str, in
     }
 
 
+KEPT_FACTS = 0.01
+"""How much smaller than at the arm's best rate the share of questions of fact answered rightly may be."""
+
+
 def _best_rate(cells: Sequence[Cell], results: Results) -> float:
-    totals: dict[float, float] = {}
+    by_rate: dict[float, list[Row]] = {}
     for cell in cells:
         assert cell.learning_rate is not None
-        value = results.rows[cell.key].get("agreement") or 0.0
-        totals[cell.learning_rate] = totals.get(cell.learning_rate, 0.0) + value
-    return max(sorted(totals), key=totals.__getitem__)
+        by_rate.setdefault(cell.learning_rate, []).append(results.rows[cell.key])
+    facts = {rate: _mean(rows, "facts_said") for rate, rows in by_rate.items()}
+    keeps = [rate for rate in sorted(by_rate) if facts[rate] >= max(facts.values()) - KEPT_FACTS]
+    return max(keeps, key=lambda rate: sum(row.get("agreement") or 0.0 for row in by_rate[rate]))
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    """Return the mean of a reading over the rows that have it; 0 where none has."""
+    found = [row[name] for row in rows if row.get(name) is not None]
+    return sum(found) / len(found) if found else 0.0
 
 
 def cells_of(study: Study, block: Block, results: Results) -> list[Cell]:

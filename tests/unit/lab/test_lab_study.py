@@ -194,6 +194,33 @@ def test_a_diverged_training_is_a_row_and_loses_the_search(
     assert sum("diverged" in row for row in results.rows.values()) == 1
 
 
+@pytest.mark.parametrize(("facts", "chosen"), [(1.0, 3e-4), (0.995, 3e-4), (0.98, 1e-4)])
+def test_a_rate_that_costs_facts_is_not_chosen_however_much_it_agrees(
+    facts: float, chosen: float, study: Study, computed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = study_module.run_cell
+
+    def run_cell(*arguments: Any) -> Any:
+        high = arguments[6] == 3e-4
+        return {**whole(*arguments), "agreement": 0.9 if high else 0.6, "facts_said": facts if high else 1.0}
+
+    monkeypatch.setattr(study_module, "run_cell", run_cell)
+    assert searched(study, study.blocks[1], run_study(study, blocks=["noise"])) == {("trace", 64): chosen}
+
+
+def test_a_search_may_be_on_both_tuning_shifts_and_on_no_other(tmp_path: Path) -> None:
+    for shifts, fine in (("[tuning, tuning-hard]", True), ("[tuning, safety]", False), ("[]", False)):
+        path = tmp_path / "study.yaml"
+        path.write_text(CONTENT.replace("seeds: [100]}", f"seeds: [100], shifts: {shifts}}}"))
+        assert shifts in path.read_text()
+        if fine:
+            study = Study.load(path)
+            assert [c.shift for c in search_cells(study, study.blocks[1])] == ["tuning"] * 2 + ["tuning-hard"] * 2
+        else:
+            with pytest.raises(RecipeError, match="a search is on the tuning shifts"):
+                Study.load(path)
+
+
 def test_the_search_is_on_the_tuning_shift_and_seeds_alone(study: Study) -> None:
     cells = search_cells(study, study.blocks[0])
     assert {(c.shift, c.seed, c.arm) for c in cells} == {("tuning", 100, arm) for arm in ("trace", "dpo-gold", "u2a")}
