@@ -1,6 +1,6 @@
 """What TRACE's defaults were chosen by: trials on the tuning shifts and the tuning seeds, never on reported ones.
 
-    python benchmarks/study/choose.py        # computes what is missing, prints all; rows are in tuning/rows.jsonl
+    python benchmarks/study/choose.py        # computes what is missing; tuning/choice.md, tuning/rows.jsonl
 
 The first trials, on `tuning` in its own mix, in PKU's, and with a fifth of its verdicts wrong, chose CONFIRM's weight
 and what a correction is preferred to. The second ones are on `tuning-hard`, which was added when the first shift could
@@ -52,7 +52,9 @@ def main() -> None:
     first = _run(study, results, FIRST, "tuning", study.search.seeds, WORLDS)
     second = _run(study, results, SECOND, "tuning-hard", study.search.seeds, {"own mix": {}})
     results.collect()
-    print(first, second, sep="\n\n")
+    page = f"# What TRACE's defaults were chosen by\n\nOn `tuning`:\n\n{first}\nOn `tuning-hard`:\n\n{second}"
+    (HERE / "tuning" / "choice.md").write_text(page, encoding="utf-8")
+    print(page)
 
 
 def _run(
