@@ -62,6 +62,7 @@ def naive(
     examples: Iterable[Mapping[str, Any]],
     *,
     beta: float,
+    imitate: float = 0.0,
     confirm: bool = False,
     weighted: bool = True,
 ) -> Naive:
@@ -76,20 +77,25 @@ def naive(
             found.note(f"{outcome}/{name}_logp_change", r)
             return r
 
-        loss, margin = None, None
+        loss, margin, preferred = None, None, None
         if direction == "rejected_over_chosen":
-            margin = ratio("rejected") - ratio("chosen")
+            preferred = ratio("rejected")
+            margin = preferred - ratio("chosen")
         elif direction == "correction_over_chosen":
-            margin = ratio("correction") - ratio("chosen")
+            preferred = ratio("correction")
+            margin = preferred - ratio("chosen")
         elif direction == "correction_over_both":
-            margin = ratio("correction") - ratio("chosen")
-            loss = (-_log_sigmoid(beta * margin) - _log_sigmoid(beta * (ratio("correction") - ratio("rejected")))) / 2
+            preferred = ratio("correction")
+            margin = preferred - ratio("chosen")
+            loss = (-_log_sigmoid(beta * margin) - _log_sigmoid(beta * (preferred - ratio("rejected")))) / 2
         elif direction == "suppress_both":
             loss = torch.stack([-_log_sigmoid(-beta * ratio(name)) for name in ("chosen", "rejected")]).sum()
         elif outcome == "CONFIRM" and confirm:
             margin = ratio("chosen") - ratio("rejected")
         if margin is not None:
             loss = -_log_sigmoid(beta * margin) if loss is None else loss
+            if preferred is not None:
+                loss = loss - imitate * preferred
             found.note(f"{outcome}/margin", margin)
             found.note(f"{outcome}/accuracy", margin > 0)
         if loss is not None:
