@@ -191,6 +191,7 @@ def test_every_flow_with_the_keyboard_alone(begin: Begin) -> None:
     # A rule is named by `non-compliant` alone: the page says so and loses nothing.
     keys.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("only by the verdict non-compliant")
+    page.wait_for_load_state()  # keys are heard once the page's script has run
     keys.press("2")
     keys.press("Control+Enter")
     page.wait_for_url("**/task/audit/2")
