@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -39,7 +38,8 @@ def recipe(directory: Path, shared: Path, **loss: Any) -> Path:
 
 def run(directory: Path, shared: Path, ranks: str, *options: str) -> Path:
     directory.mkdir()
-    file = recipe(directory, shared, kl_reference="hidden")
+    # Nothing is imitated: with it a few gradients all but cancel, and Adam makes a part of a step of their rounding.
+    file = recipe(directory, shared, kl_reference="hidden", imitate=0.0)
     command = [str(Path(sys.executable).with_name("realigner")), "run", str(file), *options]
     if ranks != "1":
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks]
@@ -96,9 +96,7 @@ def test_a_run_does_not_depend_on_the_number_of_processes(shared_path: Path, tmp
     sharded = run(tmp_path / "sharded", shared_path, "2", *attacked, "--set", "model.shard=true")
     saved = load_file(sharded / "model" / "model.safetensors")
     assert saved.keys() == models[two].keys()
-    moved = torch.cat([(saved[name] - value).abs().flatten() for name, value in models[two].items()])
-    # Adam makes a step of 1e-4 of any gradient; where it all but cancels, rounding decides a part of the step.
-    assert float((moved > 1e-6).float().mean()) < 1e-4 and float(moved.max()) < 1e-5
+    assert max(float((saved[name] - value).abs().max()) for name, value in models[two].items()) < 1e-6
     assert column(sharded / "weights.parquet", "weight") == pytest.approx(
         column(two / "weights.parquet", "weight"), rel=1e-4, abs=1e-6
     )

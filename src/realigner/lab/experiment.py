@@ -52,6 +52,11 @@ class Setting:
     prompts: int = 320
     attacks: int = 48
 
+    @property
+    def whole_loss(self) -> LossSettings:
+        """`loss` over what it does not name."""
+        return LossSettings.model_validate({**LOSS.model_dump(), **self.loss})
+
 
 @lru_cache(4)
 def load_models(root: str, settings: LabSettings) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def make_task(
         encoder=encoder_for(models["tokenizer"], context),
         pairs=judged(_pairs(shift, setting.pairs, seed, setting.mix), changes, setting, seed),
         corrected=setting.corrected,
-        loss=LossSettings.model_validate({**LOSS.model_dump(), **setting.loss}),
+        loss=setting.whole_loss,
         impact=impact,
         budget=Budget(ceil(setting.pairs * setting.epochs / setting.batch), setting.batch, learning_rate, seed),
         over=OVER,

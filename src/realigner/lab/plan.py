@@ -21,10 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED
 from realigner.errors import RecipeError, did_you_mean
 from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
-from realigner.lab.experiment import IMPACT, LOSS, OVER, Setting
+from realigner.lab.experiment import IMPACT, OVER, Setting
 from realigner.lab.shifts import SHIFTS, TUNING
 from realigner.lab.small_model import Size
-from realigner.recipe import LossSettings
 from realigner.strict_yaml import load_yaml
 
 Kind = Literal["arms", "marginal", "sequence"]
@@ -181,7 +180,8 @@ class Cell:
         setting = asdict(self.setting)
         if setting["noise"] == 0:
             setting["correlation"] = "independent"  # of nothing
-        loss = LossSettings.model_validate({**LOSS.model_dump(), **setting.pop("loss")}).model_dump(mode="json")
+        del setting["loss"]
+        loss = self.setting.whole_loss.model_dump(mode="json")
         impact = _merged(IMPACT.model_dump(mode="json"), setting.pop("impact"))
         # Named one by one: a setting that the library gains later, and that does nothing here, changes no cell.
         if self.kind == "arms" and self.arm in TRACE_FREE:

@@ -15,7 +15,7 @@ from typing import Any
 from realigner import __version__
 from realigner.atomic import write_text
 from realigner.errors import RealignerError, TrainingDiverged
-from realigner.lab.experiment import LOSS, run_cell
+from realigner.lab.experiment import run_cell
 from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells
 from realigner.lab.tables import CELLS, ROWS, read_rows
 from realigner.lab.tables import Row as Row
@@ -79,7 +79,7 @@ def compute(cell: Cell, cache: str, directory: str) -> Row:
         "seed": cell.seed,
         "arm": cell.arm,
         "setting": asdict(cell.setting),
-        "trace_loss": {**LOSS.model_dump(mode="json"), **cell.setting.loss},  # the defaults of today, said aloud
+        "trace_loss": cell.setting.whole_loss.model_dump(mode="json"),  # the defaults of today, said aloud
         "learning_rate": cell.learning_rate,
         "version": __version__,
         **found,

@@ -131,10 +131,8 @@ def test_beta_scales_the_scores_and_cancels_in_the_weights() -> None:
     found = {}
     with Float64Throughout():
         for beta in (0.1, 0.5):
-            model, loss = (
-                tiny_model("llama", dtype=torch.float64).requires_grad_(True),
-                LossSettings(beta=beta, imitate=0),
-            )
+            model = tiny_model("llama", dtype=torch.float64).requires_grad_(True)
+            loss = LossSettings(beta=beta, imitate=0.0)
             found[beta], _ = weigh(model, gold, examples, [], ImpactSettings(), loss, seed=0)
     np.testing.assert_allclose(found[0.5].scores.values, 25 * found[0.1].scores.values, rtol=1e-9)
     np.testing.assert_allclose(found[0.5].values, found[0.1].values, rtol=1e-9)
