@@ -160,10 +160,10 @@ def _weights(evidence: Evidence) -> list[Bar]:
     for block, arm, twin in (
         ("controls", "impact", "trace"),
         ("controls", "impact", "uniform"),
-        ("curvature", "impact-cg", "trace"),
+        ("controls", "impact-cg", "trace"),
         ("controls", "random-weights", "uniform"),
         ("suppression", "no-corrections-impact", "no-corrections"),
-        ("suppression", "paper-mean", "paper-uniform"),
+        ("paper", "paper-mean", "paper-uniform"),
     ):
         gaps = {}
         for shift in evidence.study.shifts:

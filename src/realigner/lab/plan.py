@@ -29,6 +29,9 @@ from realigner.strict_yaml import load_yaml
 Kind = Literal["arms", "marginal", "sequence"]
 TRACE_FREE = ("dpo-gold", "naive", "npo", "ascent", "rdpo", "ipo", "sft", "retrain", *UNTRAINED)
 """Arms that neither KL anchor nor impact weights enter: another default of TRACE's leaves their cells as they are."""
+PAPER = ("paper", "paper-mean", "paper-class-means", "paper-uniform")
+"""Arms that set the weights of these losses themselves."""
+_PAPERS_OWN = ("alpha_kl", "confirm", "imitate")
 _LOSS = ("beta", "invert", "ipo_tau", "epsilon", "alpha_kl", "kl_budget", "confirm")
 _IMPACT = (
     "weighting",
@@ -64,6 +67,8 @@ class Block(_Part):
     rates: tuple[float, ...] = ()
     """Search the learning rate among these, at each of this block's numbers of pairs, and not as the study does: the
     rate that is best for 100 steps is too high for 1,000."""
+    searched_at: int = 0
+    """Search at this number of pairs instead, where a search at each would cost more than the study."""
 
     @model_validator(mode="after")
     def _known(self) -> Block:
@@ -194,6 +199,8 @@ class Cell:
         else:
             more = {"imitate": loss["imitate"]} if loss["imitate"] else {}  # cells are older than the setting
             loss = {**{name: loss[name] for name in _LOSS}, **more, "corrections_over": OVER}
+            if self.kind == "arms" and self.arm in PAPER:
+                loss = {name: value for name, value in loss.items() if name not in _PAPERS_OWN}
             impact = {**{n: impact[n] for n in _IMPACT}, "gold": {n: impact["gold"][n] for n in ("kind", "size")}}
         if self.arm in BY_ANSWER:
             setting["answers_per_pair"] = 2  # their batches once counted an answer as a pair
@@ -264,7 +271,7 @@ def searched_as(block: Block, arm: str) -> str:
 
 def searched_at(study: Study, block: Block, setting: Setting) -> int:
     """Return the number of pairs at which the learning rates of a setting of a block are searched."""
-    return (setting if block.rates else Setting(**study.setting)).pairs
+    return block.searched_at or (setting if block.rates else Setting(**study.setting)).pairs
 
 
 def search_cells(study: Study, block: Block) -> list[Cell]:
