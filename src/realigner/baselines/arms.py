@@ -319,7 +319,6 @@ ARMS: dict[str, Arm] = {
     "impact-paper-gold": _impact(gold={"kind": "paper"}),
     "impact-diagonal": _impact(preconditioner="diagonal"),
     "impact-cg": _impact(preconditioner="cg"),
-    "impact-cg-class": _impact(preconditioner="cg", per_class=True),
     "impact-refreshed": refreshed_weights,
 }
 BY_ANSWER = ("npo", "ascent", "u2a")

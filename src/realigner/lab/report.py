@@ -77,7 +77,8 @@ def _rates(study: Study, block: Block, results: Results) -> str:
         for (arm, pairs), rate in found.items()
     ]
     shifts, rates = " and ".join(study.search.shifts), ", ".join(f"{rate:.3g}" for rate in grid)
-    return f"Learning rates, the best on {shifts} of {rates}: {', '.join(said)}.\n\n"
+    at = f" (searched at {block.searched_at:,} pairs)" if block.searched_at else ""
+    return f"Learning rates, the best on {shifts} of {rates}{at}: {', '.join(said)}.\n\n"
 
 
 def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:

@@ -20,6 +20,7 @@ from realigner.impact.score import encode_gold
 from realigner.impact.vectors import dot, gradients
 from realigner.lab.aligned import encoder_for
 from realigner.lab.experiment import Setting, judged
+from realigner.lab.plan import PAPER
 from realigner.lab.shifts import SHIFTS, draw_shift_pairs
 from realigner.lab.small_model import Size, make_model, make_tokenizer
 from realigner.losses import dpo_loss
@@ -284,8 +285,23 @@ def test_rpo_is_dpo_gold_with_a_supervised_term(
 def test_the_papers_arms_imitate_nothing(make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task(loss=LossSettings(imitate=0.2))
     assert any(term.loss.endswith(IMITATING) for term in terms_of(task, "trace", monkeypatch))
-    for arm in ("no-imitation", "paper", "paper-mean", "paper-class-means", "paper-uniform"):
+    for arm in ("no-imitation", *PAPER):
         assert not any(term.loss.endswith(IMITATING) for term in terms_of(task, arm, monkeypatch)), arm
+
+
+@pytest.mark.parametrize("arm", PAPER)
+def test_the_papers_arms_set_the_weights_of_their_losses_themselves(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, arm: str
+) -> None:
+    """So their cells in a study do not depend on TRACE's defaults (`realigner.lab.plan.PAPER`)."""
+    seen: list[tuple[LossSettings, list[Term]]] = []
+    monkeypatch.setattr("realigner.baselines.arms.train", lambda task, terms: seen.append((task.loss, terms)))
+    changes: dict[str, float]
+    for changes in ({}, {"alpha_kl": 7.0, "confirm": 0.6, "imitate": 0.4}):
+        ARMS[arm](make_task(loss=LossSettings(**changes)))
+    (one, terms), (two, others) = seen
+    assert one == two and (one.alpha_kl, one.confirm, one.imitate) == (0.1, 0, 0)
+    assert [(t.id, t.loss, t.weight, t.confirm) for t in terms] == [(t.id, t.loss, t.weight, t.confirm) for t in others]
 
 
 def test_without_triage_all_pairs_whose_preferred_answer_complies_are_treated_alike(

@@ -17,7 +17,7 @@ from realigner.lab.exam import rank
 from realigner.lab.experiment import Setting, judged
 from realigner.lab.figures import write_figures
 from realigner.lab.phrases import Topic
-from realigner.lab.plan import Study, block_cells, search_cells
+from realigner.lab.plan import PAPER, Study, block_cells, search_cells
 from realigner.lab.report import _marginal, write_tables
 from realigner.lab.shifts import SHIFTS, complies, draw_shift_pairs, variants
 from realigner.lab.study import Results, quick_study, run_study, searched
@@ -114,6 +114,23 @@ def test_baselines_without_anchor_or_weights_do_not_depend_on_their_settings(stu
     for arm, same in (("dpo-gold", True), ("u2a", True), ("trace", False), ("impact", False)):
         one, two = (replace(cell, arm=arm, setting=replace(cell.setting, loss={"alpha_kl": a})) for a in (0.1, 5.0))
         assert (one.key == two.key) == same, arm
+
+
+@pytest.mark.parametrize("arm", PAPER)
+def test_another_weight_of_a_loss_leaves_the_cells_of_the_papers_arms(study: Study, arm: str) -> None:
+    (cell, *_) = block_cells(study, study.blocks[1], {})
+    keys = [
+        replace(cell, arm=arm, setting=replace(cell.setting, loss=loss)).key
+        for loss in ({"alpha_kl": 0.1}, {"alpha_kl": 5.0, "imitate": 0.3, "confirm": 0.7}, {"beta": 0.7})
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_rates_may_be_searched_at_another_number_of_pairs_than_a_block_has(study: Study) -> None:
+    block = study.blocks[1].model_copy(update={"sweep": {"pairs": (96, 128)}, "rates": (1e-4, 3e-4), "searched_at": 80})
+    assert {cell.setting.pairs for cell in search_cells(study, block)} == {80}
+    cells = block_cells(study, block, {("trace", 80): 3e-4, ("trace", 96): 1e-4})
+    assert {(cell.setting.pairs, cell.learning_rate) for cell in cells} == {(96, 3e-4), (128, 3e-4)}
 
 
 def test_every_cell_is_computed_once_and_a_second_run_computes_nothing(study: Study, computed: list[Any]) -> None:
