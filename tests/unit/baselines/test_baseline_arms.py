@@ -97,9 +97,7 @@ def test_the_way_a_batch_is_cut_changes_nothing(
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "arm", [a for a in ARMS if a not in ("impact-refreshed", "impact-cosine", "impact-cg", "impact-cg-class")]
-)
+@pytest.mark.parametrize("arm", [a for a in ARMS if a not in ("impact-refreshed", "impact-cosine", "impact-cg")])
 def test_every_arm_trains_a_model_of_its_own_and_leaves_m_ref_alone(make_task: Callable[..., Task], arm: str) -> None:
     task = make_task()
     before = [p.clone() for p in task.reference.parameters()]
