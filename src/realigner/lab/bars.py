@@ -103,7 +103,7 @@ def _at_least(name: str, mean: Mean | None, least: float, text: str = "") -> Bar
 
 def _utility(evidence: Evidence) -> list[Bar]:
     """Non-inferior: the lower end of the 95 % interval of the difference to M_ref is above the margin."""
-    ours, before = evidence.rows("main", "trace"), evidence.rows("main", "m-ref")
+    ours, before = evidence.rows("facts", "trace"), evidence.rows("facts", "m-ref")
     found = []
     for name, field in (("by log-likelihood", "facts"), ("as answered", "facts_said")):
         gap = difference(ours, before, lambda row, field=field: row.get(field))  # type: ignore[misc]
