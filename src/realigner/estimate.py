@@ -21,7 +21,7 @@ this device does in a short measurement, or by the figures given for another one
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -133,6 +133,17 @@ class Estimate:
         }
 
 
+def require_positive(numbers: Mapping[str, float | None]) -> None:
+    """Refuse numbers that are given and not above zero, by their names.
+
+    Raises:
+        RecipeError: one is not.
+    """
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise RecipeError(f"{name} = {value:g}", "it counts something that there is", "Give a number above 0")
+
+
 def estimate(
     recipe: Recipe,
     *,
@@ -158,9 +169,7 @@ def estimate(
         RecipeError: a number is not above zero.
         RealignerError: as `check`, where data or model cannot be read.
     """
-    for name, value in (("pairs", pairs), ("flops", flops), ("bandwidth", bandwidth), ("devices", devices)):
-        if value is not None and not value > 0:
-            raise RecipeError(f"{name} = {value}", "it counts something that there is", "Give a number above 0")
+    require_positive({"pairs": pairs, "flops": flops, "bandwidth": bandwidth, "devices": devices})
     shape = _shape(recipe)
     counted, found = _data(recipe, pairs, lengths, progress)
     shares = _shares(recipe)

@@ -210,8 +210,9 @@ def test_keeping_hidden_states_costs_disk_and_saves_the_second_model(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pairs", "0"], "pairs = 0: it counts something that there is"),
-        (["--tflops", "-1"], "flops = -1"),
+        (["--pairs", "0"], "--pairs = 0: it counts something that there is"),
+        (["--tflops", "0"], "--tflops = 0"),
+        (["--devices", "-1"], "--devices = -1"),
         (["--lengths", "1,2"], "--lengths 1,2: it is three mean numbers of tokens"),
         (["--lengths", "1,2,x"], "--lengths 1,2,x"),
         ([], "none.jsonl"),

@@ -43,7 +43,10 @@ def estimate(
     """State FLOPs, hours, memory and disk of each stage. Loads no weights and writes nothing."""
     with Voice(quiet, as_json, debug) as voice:
         from realigner.estimate import estimate as reckon
+        from realigner.estimate import require_positive
 
+        # By the names that were typed, and in their units.
+        require_positive({"--pairs": pairs, "--tflops": tflops, "--bandwidth": bandwidth, "--devices": devices})
         found = reckon(
             recipe_of(recipe, settings),
             pairs=pairs,
