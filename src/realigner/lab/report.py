@@ -17,6 +17,7 @@ from realigner.lab.plan import Block, Cell, Study
 from realigner.lab.study import Results, Row, cells_of, searched
 from realigner.lab.tables import (
     READINGS,
+    by_rule,
     by_shift,
     comparisons,
     markdown,
@@ -108,6 +109,9 @@ def _body(study: Study, block: Block, rows: Sequence[Row]) -> str:
             "Paired over seeds: difference in agreement (points), and wins among the answers that differ.\n",
             markdown(comparisons(rows, block.arms, against)),
         ]
+    rules = by_rule(rows, block.arms, shifts)
+    if len(rules) > 1:
+        parts += ["By rule, in percent of the answers that it applies to.\n", markdown(rules)]
     beside = [[arm, "; ".join(f"{k}: {v}" for k, v in MAIN[arm].items())] for arm in block.arms if arm in MAIN]
     if beside:
         parts += [f"Beside it, for orientation ({LABEL}):\n", markdown([["arm", "paper"], *beside])]

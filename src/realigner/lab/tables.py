@@ -190,6 +190,24 @@ def by_shift(rows: Sequence[Row], arms: Sequence[str], shifts: Sequence[str], na
     return table
 
 
+def by_rule(rows: Sequence[Row], arms: Sequence[str], shifts: Sequence[str]) -> Table:
+    """Return one line for each rule of each shift's policy: the share of every arm's answers that keep it, in percent.
+
+    Of the answers that a rule applies to, held-out prompts of all outcomes.
+    """
+    table = [["shift", "rule", *arms]]
+    for shift in shifts:
+        own = [row for row in rows if row["shift"] == shift and "by_rule" in row]
+        for rule in sorted({rule for row in own for rule in row["by_rule"]}):
+            line = [shift, rule]
+            for arm in arms:
+                values = [(r["seed"], r["by_rule"][rule]) for r in own if r["arm"] == arm and rule in r["by_rule"]]
+                found = mean_over_seeds(values)
+                line.append("–" if found is None else found.show())
+            table.append(line)
+    return table
+
+
 def comparisons(rows: Sequence[Row], arms: Sequence[str], against: Sequence[str]) -> Table:
     """Return paired differences in agreement (points) and win rates of every arm against some."""
     head = [text for other in against for text in (f"agreement − {other}", f"wins over {other}")]

@@ -59,6 +59,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         best = 3e-4 if arm == "trace" else 1e-4
         ranks = [110, 110] if arm == "trace" else [0, 110]
         found = {"agreement": value - (0.1 if rate not in (best, 0.0) else 0.0), "ranks": ranks}
+        found["by_rule"] = {"be-plain": value} | ({"cite": 0.25} if arm == "trace" and seed else {})
         return {**found, "m_ref": {"old_agreement": 0.97 - 0.04 * seed, "well_formed": 1.0}}
 
     monkeypatch.setattr(study_module, "run_cell", run_cell)
@@ -276,6 +277,9 @@ def test_tables_say_what_is_done_and_compare_arms_on_the_same_prompts(study: Stu
     assert "8 of 8 cells are done" in main and "| trace | 80.5 ± 6.4 |" in main
     assert "100.0 ± 0.0 % (ties 50.0 %)" in main  # over U2A: one prompt won, one tied
     assert "another setting" in main
+    assert "| shift | rule | m-ref | trace | dpo-gold | u2a |" in main
+    assert "| safety | be-plain | 40.5 ± 6.4 | 80.5 ± 6.4 | 82.5 ± 6.4 | 50.5 ± 6.4 |" in main
+    assert "| safety | cite | – | 25.0 (1 seed) | – | – |" in main  # a rule that applied to no answer of the others
     assert "noise = 0.1, loss.alpha_kl = 0.1" in files["noise.md"].read_text()
     assert len(files["main.csv"].read_text().splitlines()) == 9
     lines = files["bars.md"].read_text().splitlines()
