@@ -13,6 +13,25 @@ LARGE_PUNISH = ("safety", "value")
 """The shifts of whose pairs 44 and 45 percent are PUNISH."""
 
 
+WEIGHTINGS = (
+    ("controls", "impact", "trace"),
+    ("controls", "impact", "uniform"),
+    ("controls", "impact-cg", "trace"),
+    ("controls", "random-weights", "uniform"),
+    ("one-rate", "impact", "uniform"),
+    ("one-rate", "impact-cg", "uniform"),
+    ("weights", "impact-class", "trace"),
+    ("weights", "impact-cosine", "trace"),
+    ("weights", "impact-length", "trace"),
+    ("weights", "impact-paper-gold", "trace"),
+    ("weights", "impact-diagonal", "trace"),
+    ("weights", "impact-refreshed", "trace"),
+    ("suppression", "no-corrections-impact", "no-corrections"),
+    ("paper", "paper-mean", "paper-uniform"),
+)
+"""Block, arm with weights, and its twin without."""
+
+
 @dataclass(frozen=True)
 class Bar:
     """One requirement. `met` is None where nothing was measured."""
@@ -157,14 +176,7 @@ def _scale(evidence: Evidence) -> list[Bar]:
 def _weights(evidence: Evidence) -> list[Bar]:
     """Other weights than uniform ones would be the default if they gained significantly on two shifts."""
     found = []
-    for block, arm, twin in (
-        ("controls", "impact", "trace"),
-        ("controls", "impact", "uniform"),
-        ("controls", "impact-cg", "trace"),
-        ("controls", "random-weights", "uniform"),
-        ("suppression", "no-corrections-impact", "no-corrections"),
-        ("paper", "paper-mean", "paper-uniform"),
-    ):
+    for block, arm, twin in WEIGHTINGS:
         gaps = {}
         for shift in evidence.study.shifts:
             uniform = evidence.rows(block, twin, shift)
@@ -172,7 +184,7 @@ def _weights(evidence: Evidence) -> list[Bar]:
         known = {shift: gap for shift, gap in gaps.items() if gap is not None and gap.half is not None}
         gains = [shift for shift, gap in known.items() if gap.value - (gap.half or 0.0) > 0]
         text = "; ".join(f"{shift} {gap.show()}" for shift, gap in known.items()) or "–"
-        name = f"weights: `{arm}` gains significantly over `{twin}` on two shifts"
+        name = f"weights: `{arm}` gains significantly over `{twin}` on two shifts (block {block})"
         said = f"{text} (gains: {', '.join(gains) or 'none'})"
         found.append(Bar(name, said, len(gains) >= 2 if known else None, words=("gains", "no gain")))
     return found

@@ -66,7 +66,7 @@ class Block(_Part):
     """Values of settings, each with each; `loss.alpha_kl` and the like reach into `loss` and `impact`."""
     rates: tuple[float, ...] = ()
     """Search the learning rate among these, at each of this block's numbers of pairs, and not as the study does: the
-    rate that is best for 100 steps is too high for 1,000."""
+    rate that is best for 100 steps is too high for 1,000. One alone is taken without a search."""
     searched_at: int = 0
     """Search at this number of pairs instead, where a search at each would cost more than the study."""
 
@@ -274,17 +274,21 @@ def searched_at(study: Study, block: Block, setting: Setting) -> int:
     return block.searched_at or (setting if block.rates else Setting(**study.setting)).pairs
 
 
-def search_cells(study: Study, block: Block) -> list[Cell]:
-    """Return the cells of a block's learning-rate searches, on the tuning shift and seeds."""
-    if block.kind == "marginal":
-        return []
+def searches_of(study: Study, block: Block) -> list[tuple[str, int]]:
+    """Return each arm of a block that has a learning rate, at each number of pairs at which that is to be known."""
     arms = dict.fromkeys(searched_as(block, arm) for arm in block.arms if arm not in UNTRAINED)
     sizes = dict.fromkeys(searched_at(study, block, setting) for setting in settings_of(study, block))
+    return [(arm, pairs) for pairs in sizes for arm in arms]
+
+
+def search_cells(study: Study, block: Block) -> list[Cell]:
+    """Return the cells of a block's learning-rate searches, on the tuning shift and seeds."""
+    if block.kind == "marginal" or len(block.rates) == 1:
+        return []
     return [
         Cell("arms", "search", shift, seed, arm, Setting(**{**study.setting, "pairs": pairs}), study.lab(seed), rate)
-        for pairs in sizes
         for shift in study.search.shifts
         for seed in study.search.seeds
-        for arm in arms
+        for arm, pairs in searches_of(study, block)
         for rate in block.rates or study.search.rates
     ]

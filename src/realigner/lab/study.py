@@ -16,7 +16,7 @@ from realigner import __version__
 from realigner.atomic import write_text
 from realigner.errors import RealignerError, TrainingDiverged
 from realigner.lab.experiment import run_cell
-from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells
+from realigner.lab.plan import Block, Cell, Study, block_cells, search_cells, searches_of
 from realigner.lab.tables import CELLS, ROWS, read_rows
 from realigner.lab.tables import Row as Row
 from realigner.progress import SILENT, Progress
@@ -118,6 +118,8 @@ def searched(study: Study, block: Block, results: Results) -> dict[tuple[str, in
     Returns:
         The rate by arm and number of pairs.
     """
+    if len(block.rates) == 1:
+        return dict.fromkeys(searches_of(study, block), block.rates[0])
     searches: dict[tuple[str, int], list[Cell]] = {}
     for cell in search_cells(study, block):
         searches.setdefault((cell.arm, cell.setting.pairs), []).append(cell)

@@ -134,6 +134,16 @@ def test_rates_may_be_searched_at_another_number_of_pairs_than_a_block_has(study
     assert {(cell.setting.pairs, cell.learning_rate) for cell in cells} == {(96, 3e-4), (128, 3e-4)}
 
 
+def test_a_single_rate_is_taken_without_a_search(study: Study, computed: list[Any]) -> None:
+    (main, _), one = study.blocks, {"rates": (2e-4,)}
+    study = study.model_copy(update={"blocks": (main.model_copy(update=one),)})
+    results = run_study(study)
+    assert [(arm, rate) for _, _, arm, _, rate in computed] == 2 * [
+        ("m-ref", 0.0), ("trace", 2e-4), ("dpo-gold", 2e-4), ("u2a", 2e-4)
+    ]  # fmt: skip
+    assert "Learning rate of all arms: 0.0002, without a search." in write_tables(study, results)[0].read_text()
+
+
 def test_every_cell_is_computed_once_and_a_second_run_computes_nothing(study: Study, computed: list[Any]) -> None:
     results = run_study(study)
     # Search: two rates for each of three trained arms; main: four arms by two seeds; noise: eight.
