@@ -251,7 +251,8 @@ def _with(task: Task, *, loss: dict[str, Any] | None = None, impact: dict[str, A
     return _changed(task, loss=task.loss.model_copy(update=loss or {}), impact=task.impact.model_copy(update=changes))
 
 
-_PAPER = {"confirm": 0.0, "alpha_kl": 0.1, "imitate": 0.0}
+PAPER_LOSS = {"confirm": 0.0, "alpha_kl": 0.1, "imitate": 0.0}
+"""What the paper's arms set themselves, whatever the task says."""
 _PAPER_GOLD = {"gold": {"kind": "paper"}}
 _IMPACT = {"weighting": "impact", "score": "dot", "preconditioner": "identity", "normalize": "mean", "per_class": False}
 
@@ -308,10 +309,10 @@ ARMS: dict[str, Arm] = {
     "uniform": uniform,
     "random-weights": random_weights,
     "impact": _impact(),
-    "paper": with_settings(_uncorrected(trace), loss=_PAPER, impact={**_IMPACT, "normalize": "sum", **_PAPER_GOLD}),
-    "paper-mean": with_settings(_uncorrected(trace), loss=_PAPER, impact={**_IMPACT, **_PAPER_GOLD}),
-    "paper-class-means": with_settings(_uncorrected(class_means), loss=_PAPER, impact=_PAPER_GOLD),
-    "paper-uniform": with_settings(_uncorrected(uniform), loss=_PAPER, impact=_PAPER_GOLD),
+    "paper": with_settings(_uncorrected(trace), loss=PAPER_LOSS, impact={**_IMPACT, "normalize": "sum", **_PAPER_GOLD}),
+    "paper-mean": with_settings(_uncorrected(trace), loss=PAPER_LOSS, impact={**_IMPACT, **_PAPER_GOLD}),
+    "paper-class-means": with_settings(_uncorrected(class_means), loss=PAPER_LOSS, impact=_PAPER_GOLD),
+    "paper-uniform": with_settings(_uncorrected(uniform), loss=PAPER_LOSS, impact=_PAPER_GOLD),
     "impact-sum": _impact(normalize="sum"),
     "impact-class": _impact(per_class=True),
     "impact-cosine": _impact(score="cosine"),

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED
+from realigner.baselines.arms import PAPER_LOSS
 from realigner.errors import RecipeError, did_you_mean
 from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
 from realigner.lab.experiment import IMPACT, OVER, Setting
@@ -30,8 +31,7 @@ Kind = Literal["arms", "marginal", "sequence"]
 TRACE_FREE = ("dpo-gold", "naive", "npo", "ascent", "rdpo", "ipo", "sft", "retrain", *UNTRAINED)
 """Arms that neither KL anchor nor impact weights enter: another default of TRACE's leaves their cells as they are."""
 PAPER = ("paper", "paper-mean", "paper-class-means", "paper-uniform")
-"""Arms that set the weights of these losses themselves."""
-_PAPERS_OWN = ("alpha_kl", "confirm", "imitate")
+"""Arms that set `PAPER_LOSS` themselves: another default of these settings leaves their cells as they are."""
 _LOSS = ("beta", "invert", "ipo_tau", "epsilon", "alpha_kl", "kl_budget", "confirm")
 _IMPACT = (
     "weighting",
@@ -69,6 +69,11 @@ class Block(_Part):
     rate that is best for 100 steps is too high for 1,000. One alone is taken without a search."""
     searched_at: int = 0
     """Search at this number of pairs instead, where a search at each would cost more than the study."""
+
+    @property
+    def fixed_rate(self) -> float | None:
+        """The learning rate of all arms where nothing is searched."""
+        return self.rates[0] if len(self.rates) == 1 else None
 
     @model_validator(mode="after")
     def _known(self) -> Block:
@@ -200,7 +205,7 @@ class Cell:
             more = {"imitate": loss["imitate"]} if loss["imitate"] else {}  # cells are older than the setting
             loss = {**{name: loss[name] for name in _LOSS}, **more, "corrections_over": OVER}
             if self.kind == "arms" and self.arm in PAPER:
-                loss = {name: value for name, value in loss.items() if name not in _PAPERS_OWN}
+                loss = {name: value for name, value in loss.items() if name not in PAPER_LOSS}
             impact = {**{n: impact[n] for n in _IMPACT}, "gold": {n: impact["gold"][n] for n in ("kind", "size")}}
         if self.arm in BY_ANSWER:
             setting["answers_per_pair"] = 2  # their batches once counted an answer as a pair
@@ -283,7 +288,7 @@ def searches_of(study: Study, block: Block) -> list[tuple[str, int]]:
 
 def search_cells(study: Study, block: Block) -> list[Cell]:
     """Return the cells of a block's learning-rate searches, on the tuning shift and seeds."""
-    if block.kind == "marginal" or len(block.rates) == 1:
+    if block.kind == "marginal" or block.fixed_rate is not None:
         return []
     return [
         Cell("arms", "search", shift, seed, arm, Setting(**{**study.setting, "pairs": pairs}), study.lab(seed), rate)

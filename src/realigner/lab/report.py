@@ -71,8 +71,8 @@ def _rates(study: Study, block: Block, results: Results) -> str:
     found = searched(study, block, results)
     if not found:
         return ""
-    if len(block.rates) == 1:
-        return f"Learning rate of all arms: {block.rates[0]:.3g}, without a search.\n\n"
+    if block.fixed_rate is not None:
+        return f"Learning rate of all arms: {block.fixed_rate:.3g}, without a search.\n\n"
     grid, sizes = block.rates or study.search.rates, {pairs for _, pairs in found}
     said = [
         f"{arm}{f' on {pairs:,} pairs' if len(sizes) > 1 else ''} {rate:.3g}"

@@ -118,8 +118,8 @@ def searched(study: Study, block: Block, results: Results) -> dict[tuple[str, in
     Returns:
         The rate by arm and number of pairs.
     """
-    if len(block.rates) == 1:
-        return dict.fromkeys(searches_of(study, block), block.rates[0])
+    if block.fixed_rate is not None:
+        return dict.fromkeys(searches_of(study, block), block.fixed_rate)
     searches: dict[tuple[str, int], list[Cell]] = {}
     for cell in search_cells(study, block):
         searches.setdefault((cell.arm, cell.setting.pairs), []).append(cell)
