@@ -25,7 +25,7 @@ from realigner.oracle.plan import Planner
 from realigner.pipeline import stage_inputs
 from realigner.policy import Policy
 from realigner.progress import SILENT, Progress
-from realigner.recipe import Recipe
+from realigner.recipe import ModelSettings, Recipe
 from realigner.records import Judgement, Outcome, Pair, TriagedPair, prompt_text
 from realigner.report.gate import read_gate
 from realigner.runs import LOCK, finished_stages, load_run
@@ -341,6 +341,9 @@ def _check_model(recipe: Recipe, seen: _Seen | None, findings: _Findings) -> Non
         return
     with findings.about("text"):
         _check_text(recipe, seen, findings)
+    if recipe.reference is not None:
+        with findings.about("reference"):
+            _check_reference(recipe, findings)
     with findings.about("model"):
         trainable = _check_weights(recipe, findings)
         _check_room(recipe, trainable, findings)
@@ -369,6 +372,25 @@ def _check_text(recipe: Recipe, seen: _Seen | None, findings: _Findings) -> None
     report("text", f"the {len(seen.longest)} longest pairs have up to {longest} tokens{f'; {said}' if said else ''}")
 
 
+def _check_reference(recipe: Recipe, findings: _Findings) -> None:
+    """Look whether a reference of its own can be had, and reads the model's tokens."""
+    from realigner.model.hub import refuse_unreachable
+    from realigner.model.stage import refuse_other_tokens
+
+    refuse_unreachable(recipe.reference_model)
+    _refuse_no_weights(recipe.reference_model)
+    refuse_other_tokens(recipe)
+    findings.ok("reference", f"{recipe.reference_model.path}, with the model's tokens")
+
+
+def _refuse_no_weights(settings: ModelSettings) -> None:
+    path = Path(settings.path)
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise ModelError(
+            f"{settings.called} = {str(path)!r}", "it holds no safetensors file", "Save the model with save_pretrained"
+        )
+
+
 def _check_weights(recipe: Recipe, findings: _Findings) -> int:
     """Build the model without its weights, attach the adapter, and return the number of trainable parameters."""
     import torch
@@ -377,11 +399,7 @@ def _check_weights(recipe: Recipe, findings: _Findings) -> int:
     from realigner.model.load import attach_lora, load_model_config
     from realigner.model.sharded import layers_of
 
-    path = Path(recipe.model.path)
-    if path.is_dir() and not any(path.glob("*.safetensors")):
-        raise ModelError(
-            f"model.path = {str(path)!r}", "it holds no safetensors file", "Save the model with save_pretrained"
-        )
+    _refuse_no_weights(recipe.model)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_model_config(recipe.model), trust_remote_code=False)
         total = sum(parameter.numel() for parameter in model.parameters())

@@ -11,6 +11,8 @@ N weights of linear layers, h hidden size, V vocabulary, L layers; P, C, R token
 | train, a retained pair | 6N(P+C) + 8hVC, and the reference's forward | 4N(P+C) + 6hVC, and the reference's forward |
 | generate | 2N(P+G) + 2hVG a prompt, for both models | the same |
 
+A `reference` of its own adds no FLOPs; its weights are held beside the model's while training reads them.
+
 With `model.shard`, the devices share weights, gradients and the optimizer's state, and each gathers what it computes
 with; the time that gathering takes depends on how they are connected, and is not in it.
 
@@ -334,7 +336,7 @@ def _stages(
         held
         + 4 * moved * 3
         + gradients
-        + (0 if lora or kept else held)
+        + (held if not kept and (recipe.reference is not None or not lora) else 0)
         + _activations(shape, micro * n.pair, width, stored=not recipe.train.activation_checkpointing),
         2 * checkpoint + 4 * shape.trained,
     )

@@ -40,10 +40,13 @@ def reference_inputs(recipe: Recipe, _: Progress) -> Inputs:
 
     if not Path(recipe.model.path).is_dir():
         load_model_config(recipe.model)  # a name that is neither a directory nor on the hub is refused here
+    if recipe.reference is not None and not Path(recipe.reference.path).is_dir():
+        load_model_config(recipe.reference_model)
     # Where weights lie changes no number; and keys of runs without 4-bit weights stay as they are.
     unset = ("shard",) if recipe.model.quantize else ("shard", "quantize")
     return {
         "model": {**_settings(recipe.model, "path", "lora", *unset), "content": model_fingerprint(recipe.model)},
+        **({"reference": model_fingerprint(recipe.reference_model)} if recipe.reference else {}),
         "text": _settings(recipe.text),
         "confirm": recipe.loss.confirm > 0,  # whether CONFIRM pairs need both their responses
         **_kept(recipe.loss),

@@ -67,10 +67,11 @@ def _text_is_ready(recipe: Recipe) -> None:
     """Refuse packages that are not there, and a model, template or length limit that no pair could be encoded with."""
     from realigner.model.extras import refuse_absent_extras
     from realigner.model.load import load_model_config
-    from realigner.model.stage import recipe_encoder
+    from realigner.model.stage import recipe_encoder, refuse_other_tokens
 
     refuse_absent_extras(recipe)
     recipe_encoder(recipe, load_model_config(recipe.model))
+    refuse_other_tokens(recipe)
 
 
 def _scoring_is_ready(recipe: Recipe) -> None:

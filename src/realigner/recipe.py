@@ -55,7 +55,7 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
-    """The aligned model to start from. It is also the frozen reference."""
+    """The aligned model to start from. It is also the frozen reference, unless `reference` names another."""
 
     called: ClassVar[str] = "model.path"
     """What errors call its path."""
@@ -86,6 +86,17 @@ class ModelSettings(Section):
         if self.quantize is not None and self.shard:
             raise ValueError("model.shard does not spread 4-bit weights: leave out model.shard or model.quantize")
         return self
+
+
+class ReferenceSettings(Section):
+    """A frozen reference that is not the model to start from: in a chain of runs, the first aligned model, so that
+    drift does not add up from run to run (findings.md). It has the tokens of `model`, and is loaded as `model` says.
+    """
+
+    path: FileOrId
+    """Local directory (safetensors; a PEFT adapter directory is merged into its base) or hub id."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id."""
 
 
 class FieldMap(Section):
@@ -232,6 +243,12 @@ class WriterModelSettings(ModelSettings):
     """The model of a writer of corrections on this machine."""
 
     called = "path of the writer"
+
+
+class ReferenceModelSettings(ModelSettings):
+    """The frozen reference, where it is not the model to start from."""
+
+    called = "reference.path"
 
 
 class TextSettings(Section):
@@ -457,6 +474,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of the split, the gold batch, the adapter, the order of training, the prompts drawn and sampling."""
     model: ModelSettings
+    reference: ReferenceSettings | None = None
     data: DataSettings
     policy: PolicySettings
     oracle: OracleSettings = OracleSettings()
@@ -473,6 +491,22 @@ class Recipe(Section):
     generate: GenerateSettings = GenerateSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _impact_is_measured_at_the_reference(self) -> Recipe:
+        if self.reference is not None and self.impact.weighting == "impact":
+            raise ValueError(
+                "impact.weighting: impact belongs to a model that is its own reference, where all log-ratios are 0: "
+                "leave out reference, or set impact.weighting: uniform"
+            )
+        return self
+
+    @property
+    def reference_model(self) -> ModelSettings:
+        """The frozen reference: the model itself, or the one that `reference` names, loaded in the same way."""
+        if self.reference is None:
+            return self.model
+        return ReferenceModelSettings(**{**self.model.model_dump(), **self.reference.model_dump()})
 
     @property
     def evaluation_oracle(self) -> OracleSettings:

@@ -29,6 +29,7 @@ from tiny_training import (
 )
 from transformers import TrainerCallback
 
+from realigner.model.load import wrap_in_adapter
 from realigner.model.rows import RowBatch
 from realigner.records import Outcome
 from realigner.train import TraceTrainer
@@ -85,6 +86,32 @@ def test_gradients_equal_those_of_the_formulas(family: str, adapter: Any, tmp_pa
         compare.trainer.train()
     assert len(compare.errors) == 2
     assert max(compare.errors) < 1e-6  # the reference log-probabilities are stored in float32
+
+
+@ADAPTERS
+@pytest.mark.parametrize("own_adapter", [False, True])
+def test_gradients_equal_those_of_the_formulas_with_another_model_as_the_reference(
+    adapter: Any, own_adapter: bool, tmp_path: Path
+) -> None:
+    """As in a chain of runs. What the reference is made of, an adapter among it, belongs to it."""
+    pairs = mixture(8)
+    other = tiny_model("llama", dtype=torch.float64, hidden=16, seed=1)
+    if own_adapter:
+        other = wrap_in_adapter(other, lora(init_lora_weights=False), seed=2).double()
+    compare = Gradients()
+    with Float64Throughout():
+        compare.trainer = trainer(
+            tmp_path,
+            pairs,
+            adapter=adapter,
+            dtype=torch.float64,
+            ref_model=other,
+            callbacks=[compare],
+            loss={"beta": 0.3, "alpha_kl": 0.5, "confirm": 0.7},
+        )
+        compare.trainer.train()
+    assert steps(compare.trainer)[0]["kl"] > 0.01
+    assert max(compare.errors) < 1e-6
 
 
 @ADAPTERS

@@ -20,6 +20,7 @@ from realigner.recipe_parts import Section
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 MINIMAL = {"output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "policy": {"path": "p"}}
 REQUIRED = {
+    "reference.path": "r",
     "data.fields.chosen": "c",
     "data.fields.rejected": "r",
     "corrections.generate.writer": {},
@@ -70,6 +71,7 @@ def test_every_key_of_a_whole_recipe_is_on_the_page_with_its_meaning() -> None:
     whole = {**MINIMAL, **oracle, "data": {"path": "d", "fields": {"chosen": "c", "rejected": "r"}}}
     generate = {"writer": {"kind": "local", "path": "w"}, "second": {"llm": {"kind": "rules"}}}
     whole |= {
+        "reference": {"path": "r"},
         "corrections": {"generate": generate},
         "human": {"path": "h"},
         "old_policy": {"path": "o"},

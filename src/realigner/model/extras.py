@@ -20,6 +20,7 @@ def refuse_absent_extras(recipe: Recipe) -> None:
 
     refuse_absent_quantiser(recipe.model)
     refuse_quantised_adapter(recipe.model)
+    refuse_quantised_adapter(recipe.reference_model)
     refuse_unshardable(recipe)
     if recipe.model.attention == "flex" and (device := resolve_device(recipe.model)) != "cuda":
         raise RecipeError(

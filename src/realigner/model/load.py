@@ -284,11 +284,11 @@ def refuse_quantised_adapter(settings: ModelSettings) -> None:
     """Refuse to train on an adapter over quantised weights.
 
     Raises:
-        ModelError: `model.path` is an adapter and `model.quantize` is set.
+        ModelError: the path is an adapter's and `model.quantize` is set.
     """
     if settings.quantize is not None and base_of(settings)[0] != settings.path:
         raise ModelError(
-            f"model.path = {settings.path!r}, an adapter, with model.quantize = {settings.quantize}",
+            f"{settings.called} = {settings.path!r}, an adapter, with model.quantize = {settings.quantize}",
             "an adapter cannot be folded into 4-bit weights without loss, and a new one needs a whole model below it",
             "Merge it first: realigner export RUN OUT --merge",
         )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from realigner.errors import DataError, TemplateError
+from realigner.errors import DataError, ModelError, TemplateError
 from realigner.model.chat import Encoder
 from realigner.model.encoded import encode_together, load_encoded, write_encoded
-from realigner.model.load import context_of, load_model, load_tokenizer
+from realigner.model.load import context_of, load_model, load_model_config, load_tokenizer
 from realigner.recipe import Recipe
 from realigner.runs import Run, StoredRun
 from realigner.triaging import read_triage
@@ -17,9 +17,10 @@ ENCODED = "reference.arrow"
 
 def run_reference(run: Run) -> dict[str, Any]:
     """Write `reference.arrow`; return how many pairs it holds and what was cut or dropped, on the held-out side too."""
-    model = load_model(run.recipe.model)
-    encoder = recipe_encoder(run.recipe, model.config)
-    held_out = recipe_encoder(run.recipe, model.config)
+    model = load_model(run.recipe.reference_model)
+    config = load_model_config(run.recipe.model)
+    encoder = recipe_encoder(run.recipe, config)
+    held_out = recipe_encoder(run.recipe, config)
     # What evaluation would refuse is refused now, not after training.
     with run.progress.task("held-out pairs to tokens", None) as advance:
         for _ in encode_together(read_triage(run.path("triage.parquet"), split="eval"), held_out):
@@ -62,6 +63,33 @@ def recipe_encoder(recipe: Recipe, config: Any) -> Encoder:
             f"Set it below {encoder.max_length}",
         )
     return encoder
+
+
+def refuse_other_tokens(recipe: Recipe) -> None:
+    """Refuse a reference that does not read the tokens of the model, or not as many of them.
+
+    Raises:
+        ModelError: its vocabulary or the width of its head is another, or its context is too short.
+    """
+    if recipe.reference is None:
+        return
+    model, reference = load_model_config(recipe.model), load_model_config(recipe.reference_model)
+    given = f"reference.path = {recipe.reference.path!r}"
+    tokens = [load_tokenizer(each).get_vocab() for each in (recipe.model, recipe.reference_model)]
+    widths = [each.get_text_config().vocab_size for each in (model, reference)]
+    if tokens[0] != tokens[1] or widths[0] != widths[1]:
+        raise ModelError(
+            given,
+            f"its tokens are not the model's ({widths[1]} and {widths[0]} of them)",
+            "Name a model of the same family: in a chain of runs, the one that the first run started from",
+        )
+    longest = recipe_encoder(recipe, model).max_length
+    if context_of(reference) < longest:
+        raise ModelError(
+            given,
+            f"its context is {context_of(reference)} tokens, and a pair may have {longest}",
+            f"Set text.max_length to {context_of(reference)} or less",
+        )
 
 
 def encoded_pairs(run: StoredRun) -> Any:

@@ -66,7 +66,7 @@ def run_train(run: Run) -> dict[str, Any]:
         dataset,
         eval_dataset=_held_out(run, encoder, scratch),
         processing_class=encoder.tokenizer,
-        ref_model=load_model(recipe.model) if _wants_reference(recipe, model) else None,
+        ref_model=load_model(recipe.reference_model) if _wants_reference(recipe, model) else None,
         callbacks=[
             MetricsFile(run.path("metrics.jsonl")),
             Completions(run.path("completions.jsonl"), encoder, recipe, _prompts(run, encoder)),
@@ -102,8 +102,9 @@ def run_train(run: Run) -> dict[str, Any]:
 
 
 def _wants_reference(recipe: Recipe, model: Any) -> bool:
-    """Say whether the frozen reference has to be loaded: a sharded model cannot be copied."""
-    return is_sharded(model) and recipe.model.lora is None and recipe.loss.kl_reference == "forward"
+    """Say whether the frozen reference has to be loaded: another model, or a sharded one, which cannot be copied."""
+    uncopied = is_sharded(model) and recipe.model.lora is None and recipe.loss.kl_reference == "forward"
+    return recipe.reference is not None or uncopied
 
 
 def _place_trackers(trainer: TraceTrainer, directory: Path, *, keep: bool) -> None:
@@ -162,7 +163,7 @@ def _held_out(run: Run, encoder: Encoder, scratch: Path) -> Any:
     write_encoded(
         islice(decided, EVAL_PAIRS),
         encoder,
-        load_model(run.recipe.model),
+        load_model(run.recipe.reference_model),
         path,
         key="eval",
         loss=run.recipe.loss,

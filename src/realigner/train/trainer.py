@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class TraceTrainer(Trainer):
             callbacks=[KLController(args.loss.alpha_kl, args.loss.kl_budget), _Upkeep(self), *callbacks],
         )
         if self._kept:
-            self.reference = None  # everything that training needs of it has been kept
+            self.reference, self._scores = None, self.model  # everything that training needs of it has been kept
         # In an evaluation over several ranks, a pair repeated to even out their batches would be counted twice.
         self.accelerator.even_batches = False
         self._sharded = is_sharded(self.model)
@@ -177,7 +177,7 @@ class TraceTrainer(Trainer):
         return head.detached().copy() if self._scores is model else head.detached()
 
     def _pairs(self, data: Any, weights: Iterable[Weight] | None = None) -> WeightedPairs:
-        with without_adapter(self._scores):
+        with self._unadapted(self._scores):
             return weighted_pairs(data, self._encoder, self._scores, loss=self._loss, weights=weights)
 
     @property
@@ -277,8 +277,12 @@ class TraceTrainer(Trainer):
     def _frozen(self, model: Any) -> Iterator[Any]:
         """Yield the frozen reference for a block without gradient or dropout."""
         reference = self.accelerator.unwrap_model(model) if self.reference is None else self.reference
-        with torch.no_grad(), evaluating(reference), without_adapter(reference):
+        with torch.no_grad(), evaluating(reference), self._unadapted(reference):
             yield reference
+
+    def _unadapted(self, reference: Any) -> AbstractContextManager[None]:
+        """Take the adapter off a model that is its own reference; one that was given is the reference as it is."""
+        return nullcontext() if reference is self.reference else without_adapter(reference)
 
     def _diverged(self, ids: Sequence[str], what: str) -> TrainingDiverged:
         return TrainingDiverged(

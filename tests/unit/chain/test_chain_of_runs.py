@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tiny import saved_tiny
 
+from realigner.chain.migrate import next_recipe
 from realigner.chain.moves import Moves, pair_rules
 from realigner.chain.previous import compare, stored_chain
 from realigner.check import check
@@ -19,7 +20,7 @@ from realigner.errors import RunDirError, StaleKeyError
 from realigner.pipeline import run
 from realigner.policy import Policy
 from realigner.policy.record import PolicyRecord
-from realigner.recipe import Recipe
+from realigner.recipe import ImpactSettings, Recipe
 from realigner.report import render_report
 from realigner.runs import load_run
 from realigner.triaging import read_triage
@@ -61,6 +62,16 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(recipe_of(folder, "v2", "v1"), until="triage")
     run(recipe_of(folder, "v3", "v2"))
     return folder
+
+
+def test_the_next_run_starts_from_the_model_that_was_left_and_is_held_to_what_held_the_last(chain: Path) -> None:
+    stored, new = load_run(chain / "v3"), PolicyRecord.of(Policy.load(chain / "v2.yaml"))
+    following = next_recipe(stored, stored.recipe, chain / "v2.yaml", new)
+    assert following.model.path == str(chain / "v3" / "model")
+    assert following.reference_model.path == str(chain / "model")
+    assert next_recipe(stored, following, chain / "v2.yaml", new).reference == following.reference
+    weighted = stored.recipe.model_copy(update={"impact": ImpactSettings(weighting="impact")})
+    assert next_recipe(stored, weighted, chain / "v2.yaml", new).reference is None
 
 
 def content(path: Path) -> dict[str, Any]:
