@@ -25,8 +25,9 @@ from realigner.model.load import context_of, load_model
 from realigner.model.sharded import is_sharded, let_go
 from realigner.recipe import GenerateSettings, LoraSettings, ModelSettings, TextSettings
 
-CASES = {"full": None, "adapter": LoraSettings(rank=2)}
-"""Directories of the models, and what is trained on them: `adapter` is one over a base, with an adapter of its own."""
+CASES = {"full": None, "adapter": LoraSettings(rank=2), "chained": LoraSettings(rank=2)}
+"""Directories of the models, and what is trained on them: `adapter` is one over a base, with an adapter of its own;
+`chained` is the same, held to the model `full` instead of to itself."""
 
 
 def settings_of(models: Path, case: str, *, shard: bool = True) -> ModelSettings:
@@ -44,7 +45,7 @@ def train(models: Path, out: Path, case: str, checkpoint: Path | None = None) ->
         model=model,
         weights=weights_of(pairs),
         eval_dataset=mixture(5),
-        ref_model=load_model(settings) if case == "full" else None,
+        ref_model=None if case == "adapter" else load_model(settings_of(models, "full")),
         loss={"alpha_kl": 0.5, "kl_budget": 0.005, "confirm": 0.3},
         per_device_train_batch_size=12 // ranks.world() // 2,
         gradient_accumulation_steps=2,
