@@ -77,7 +77,7 @@ class Block(_Part):
 
     @model_validator(mode="after")
     def _known(self) -> Block:
-        arms = {"moving": None, "fixed": None} if self.kind == "sequence" else dict.fromkeys(ARMS)
+        arms = dict.fromkeys(("moving", "fixed", "anew")) if self.kind == "sequence" else dict.fromkeys(ARMS)
         for what, names, known in (("arm", self.arms, arms), ("shift", self.shifts, SHIFTS)):
             for name in names:
                 if name not in known:

@@ -180,9 +180,9 @@ def _sequence(block: Block, rows: Sequence[Row]) -> str:
             seen = ("safety", "style", "value")[: stage + 1]
             cells = []
             for name in seen:
-                found = mean_of([row["stages"][stage][name] for row in own])
-                cells.append(f"{name} {'–' if found is None else found.show()}")
-            line.append("; ".join(cells))
+                found = mean_of([row["stages"][stage][name] for row in own if name in row["stages"][stage]])
+                cells += [] if found is None else [f"{name} {found.show()}"]
+            line.append("; ".join(cells) or "–")
         table.append(line)
     return f"Agreement with the policy as it has grown, on the prompts of each shift so far.\n\n{markdown(table)}"
 

@@ -98,7 +98,8 @@ def test_every_variant_of_the_scores_is_correlated_with_the_same_gains(
 def test_a_moving_reference_is_the_model_of_the_stage_before_and_a_fixed_one_is_not(
     cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, list[Any]] = {"moving": [], "fixed": []}
+    seen: dict[str, list[Any]] = {"moving": [], "fixed": [], "anew": []}
+    steps = {"moving": 0, "fixed": 0, "anew": 0}
     monkeypatch.setattr(experiment, "_SCORED", {})
 
     class Watched(sequence.Training):
@@ -106,16 +107,36 @@ def test_a_moving_reference_is_the_model_of_the_stage_before_and_a_fixed_one_is_
             same = all(torch.equal(p, q) for p, q in zip(model.parameters(), reference.parameters(), strict=True))
             seen[kind].append(same)
             super().__init__(model, reference, *rest)
+            steps[kind] += self.budget.steps
 
     monkeypatch.setattr(sequence, "Training", Watched)
-    for kind in ("moving", "fixed"):
+    for kind in ("moving", "fixed", "anew"):
         found = sequence.run_sequence(cache, LAB, 0, kind, replace(SETTING, pairs=32), 1e-3)
         assert [set(stage) - {"facts"} for stage in found["stages"]] == [
-            {"safety"},
-            {"safety", "style"},
+            set() if kind == "anew" else {"safety"},
+            set() if kind == "anew" else {"safety", "style"},
             {"safety", "style", "value"},
         ]
-    assert seen == {"moving": [True, True, True], "fixed": [True, False, False]}
+    assert seen == {"moving": [True, True, True], "fixed": [True, False, False], "anew": [True]}
+    assert len(set(steps.values())) == 1
+
+
+def test_anew_trains_on_the_pairs_of_all_shifts_judged_by_the_last_policy(
+    cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[Any] = []
+
+    def kept(task: Any, start: Any) -> Any:
+        tasks.append(task)
+        return start.eval()
+
+    monkeypatch.setattr(sequence, "_trained", kept)
+    sequence.run_sequence(cache, LAB, 0, "anew", replace(SETTING, pairs=32), 1e-3)
+    (task,) = tasks
+    last = frozenset().union(*(SHIFTS[name].changes for name in sequence.ORDER))
+    drawn = [pair for name in sequence.ORDER for pair in draw_shift_pairs(SHIFTS[name], 32, 0)]
+    assert [pair.id for pair in drawn] == [item.pair.id for item in task.pairs]
+    assert [complies(p.ask, p.chosen_answer, last) for p in drawn] == [item.chosen_complies for item in task.pairs]
 
 
 def test_a_stage_is_judged_by_the_policy_as_it_has_grown(cache: str) -> None:
