@@ -11,7 +11,9 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from realigner.baselines import ARMS, Budget, JudgedPair, Task
 from realigner.lab.aligned import BASE, MODEL, LabSettings, behaviour_of, build_lab, encoder_for
@@ -20,10 +22,12 @@ from realigner.lab.parse import answer_to
 from realigner.lab.shifts import PRESETS, Changes, complies, draw_shift_pairs, shift_named, variants
 from realigner.lab.world import LabPair, write_answer
 from realigner.recipe import GoldSettings, ImpactSettings, LossSettings
+from realigner.recipe_parts import PositiveFloat, PositiveInt
 from realigner.records import Pair, text_hash, user_prompt
 from realigner.triaging.outcomes import Over
 
 Correlation = Literal["independent", "correlated"]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 LOSS = LossSettings(confirm=0.1, imitate=0.1, alpha_kl=10.0)
@@ -36,26 +40,32 @@ OVER: Over = "both"
 class Setting:
     """What a cell is besides shift, seed and arm. The defaults are those of the main table."""
 
-    pairs: int = 2000
-    epochs: float = 1.0
-    batch: int = 32
+    pairs: PositiveInt = 2000
+    epochs: PositiveFloat = 1.0
+    batch: Annotated[int, Field(ge=2)] = 32
     mix: str | None = None
     """A preset of `PRESETS`; None: the shift's own."""
-    noise: float = 0.0
+    noise: Share = 0.0
     """Share of the verdicts that are flipped."""
     correlation: Correlation = "independent"
     """`correlated`: the judge errs alike on all prompts of one subject and context."""
-    corrected: float = 1.0
+    corrected: Share = 1.0
     """Share of the PUNISH pairs whose correction TRACE may use."""
     loss: dict[str, Any] = field(default_factory=dict)
     impact: dict[str, Any] = field(default_factory=dict)
-    prompts: int = 320
-    attacks: int = 48
+    prompts: PositiveInt = 320
+    attacks: PositiveInt = 48
 
     @property
     def whole_loss(self) -> LossSettings:
         """`loss` over what it does not name."""
         return LossSettings.model_validate({**LOSS.model_dump(), **self.loss})
+
+    @property
+    def whole_impact(self) -> ImpactSettings:
+        """`impact` over what it does not name."""
+        gold = {**IMPACT.gold.model_dump(), **self.impact.get("gold", {})}
+        return ImpactSettings.model_validate({**IMPACT.model_dump(), **self.impact, "gold": gold})
 
 
 @lru_cache(4)
@@ -142,15 +152,13 @@ def make_task(
         changes: the policy that judges: the old one under these. Default: the shift's own.
     """
     changes = shift_named(shift).changes if changes is None else changes
-    gold = {**IMPACT.gold.model_dump(), **setting.impact.get("gold", {})}
-    impact = ImpactSettings.model_validate({**IMPACT.model_dump(), **setting.impact, "gold": gold})
     task = Task(
         load=lambda name: copy.deepcopy(models[name]).requires_grad_(True),
         encoder=encoder_for(models["tokenizer"], context),
         pairs=judged(_pairs(shift, setting.pairs, seed, setting.mix), changes, setting, seed),
         corrected=setting.corrected,
         loss=setting.whole_loss,
-        impact=impact,
+        impact=setting.whole_impact,
         budget=Budget(ceil(setting.pairs * setting.epochs / setting.batch), setting.batch, learning_rate, seed),
         over=OVER,
     )

@@ -13,18 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED
 from realigner.baselines.arms import PAPER_LOSS
 from realigner.errors import RecipeError, did_you_mean
 from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
 from realigner.lab.experiment import IMPACT, OVER, Setting
-from realigner.lab.shifts import SHIFTS, TUNING
+from realigner.lab.shifts import PRESETS, SHIFTS, TUNING
 from realigner.lab.small_model import Size
+from realigner.recipe_parts import PositiveFloat
 from realigner.strict_yaml import load_yaml
 
 Kind = Literal["arms", "marginal", "sequence"]
@@ -44,6 +45,8 @@ _IMPACT = (
     "per_class",
 )
 _SETTINGS = tuple(field.name for field in fields(Setting))
+_SETTING = TypeAdapter(Setting)
+Seed = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
@@ -59,15 +62,15 @@ class Block(_Part):
     """`marginal`: rank correlation of weights with true marginal gains; `sequence`: three shifts one after another."""
     arms: tuple[str, ...] = ("trace",)
     shifts: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     setting: dict[str, Any] = Field(default_factory=dict)
     """Over the study's own; see `realigner.lab.experiment.Setting`."""
-    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Values of settings, each with each; `loss.alpha_kl` and the like reach into `loss` and `impact`."""
-    rates: tuple[float, ...] = ()
+    rates: tuple[PositiveFloat, ...] = ()
     """Search the learning rate among these, at each of this block's numbers of pairs, and not as the study does: the
     rate that is best for 100 steps is too high for 1,000. One alone is taken without a search."""
-    searched_at: int = 0
+    searched_at: Annotated[int, Field(ge=0)] = 0
     """Search at this number of pairs instead, where a search at each would cost more than the study."""
 
     @property
@@ -91,8 +94,8 @@ class Block(_Part):
 class Search(_Part):
     """The learning-rate search, the same for every arm."""
 
-    rates: tuple[float, ...] = (5e-5, 2e-4, 6e-4, 1.5e-3)
-    seeds: tuple[int, ...] = (100, 101)
+    rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (5e-5, 2e-4, 6e-4, 1.5e-3)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100, 101)
     shifts: tuple[str, ...] = TUNING[:1]
 
     @field_validator("shifts")
@@ -114,7 +117,7 @@ class Study(_Part):
     preset: Preset = "small"
     model: dict[str, Any] = Field(default_factory=dict)
     """Changes to the preset's model, e.g. `steps`; `size` takes a mapping."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
     shifts: tuple[str, ...] = ("safety", "style", "value", "entangled")
     setting: dict[str, Any] = Field(default_factory=dict)
     search: Search = Search()
@@ -131,6 +134,24 @@ class Study(_Part):
                 raise ValueError(f"block {block.name!r} mixes tuning seeds or a tuning shift with reported ones")
         return self
 
+    @model_validator(mode="after")
+    def _values_hold(self) -> Study:
+        try:
+            self.lab(0)
+        except TypeError as error:
+            raise ValueError(f"model: {error}") from None
+        for block in self.blocks:
+            try:
+                for setting in settings_of(self, block):
+                    if setting.mix is not None and setting.mix not in PRESETS:
+                        raise ValueError(f"block {block.name!r}: mix {setting.mix!r} is none of {', '.join(PRESETS)}")
+                    setting.whole_loss, setting.whole_impact  # noqa: B018 - made to be validated
+            except ValidationError as error:
+                raise ValueError(f"block {block.name!r}: {_faults(error)}") from None
+            except TypeError as error:  # a section that is no mapping
+                raise ValueError(f"block {block.name!r}: {error}") from None
+        return self
+
     @classmethod
     def load(cls, path: str | Path) -> Study:
         """Read a study file; paths in it become absolute.
@@ -143,10 +164,10 @@ class Study(_Part):
             content = load_yaml(path.read_text(encoding="utf-8"))
             study = cls.model_validate(content)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RecipeError(f"study {path}", f"it cannot be read ({error})", "Name a YAML file") from None
+            why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+            raise RecipeError(f"study {path}", f"it cannot be read ({why})", "Name a YAML file") from None
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'study'}: {e['msg']}" for e in error.errors())
-            raise RecipeError(f"study {path}", faults, "Correct the file; docs/lab.md describes it") from None
+            raise RecipeError(f"study {path}", _faults(error), "Correct the file; docs/lab.md describes it") from None
         base = path.resolve().parent
         return study.model_copy(update={"output": str(base / study.output), "cache": str(base / study.cache)})
 
@@ -168,6 +189,21 @@ class Study(_Part):
         size = {**found.pop("size"), **self.model.get("size", {})}
         changes = {key: value for key, value in self.model.items() if key != "size"}
         return LabSettings(**{**found, **changes, "size": Size(**size)})
+
+
+def _faults(error: ValidationError) -> str:
+    """Return what is wrong, with where it is and what was given unless that is long."""
+    found = []
+    faults = error.errors(include_url=False)
+    for fault in faults:
+        if any(len(f["loc"]) > len(fault["loc"]) and f["loc"][: len(fault["loc"])] == fault["loc"] for f in faults):
+            continue  # pydantic counts a list whose item is wrong as empty
+        place = ".".join(map(str, fault["loc"]))
+        given = fault["input"]
+        shown = f"{place} = {given!r}" if isinstance(given, str | int | float) else place
+        message = fault["msg"].removeprefix("Value error, ")
+        found.append(f"{shown}: {message}" if place else message)
+    return "; ".join(found)
 
 
 @dataclass(frozen=True)
@@ -228,7 +264,7 @@ def settings_of(study: Study, block: Block) -> Iterator[Setting]:
         for name, value in zip(names, values, strict=True):
             head, _, rest = name.partition(".")
             merged[head] = _put(merged.get(head, {}), rest.split("."), value) if rest else value
-        yield Setting(**merged)
+        yield _SETTING.validate_python(merged)
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -259,10 +259,22 @@ def test_the_search_is_on_the_tuning_shift_and_seeds_alone(study: Study) -> None
     ("old", "new", "match"),
     [
         ("arms: [trace]", "arms: [trcae]", "arm 'trcae' of block 'noise' is not known. Did you mean 'trace'"),
-        ("shifts: [safety]", "shifts: [tuning]\nseeds2: 1", "seeds2: Extra inputs"),
+        ("shifts: [safety]", "shifts: [tuning]\nseeds2: 1", "seeds2 = 1: Extra inputs"),
         ("noise: [0.1, 0.2]", "nois: [0.1]", "setting 'nois' of block 'noise' is not known. Did you mean 'noise'"),
         ("seeds: [0, 1]", "seeds: [0, 100]", "mixes tuning seeds or a tuning shift"),
         ("shifts: [safety]", "shifts: [tuning]", "mixes tuning seeds or a tuning shift"),
+        (
+            "noise: [0.1, 0.2]",
+            "noise: [0.1, 2]",
+            r"study.yaml: block 'noise': noise = 2: .* less than or equal to 1\. ",
+        ),
+        ("noise: [0.1, 0.2]", "noise: 0.1", r"blocks\.1\.sweep\.noise = 0\.1: "),
+        ("noise: [0.1, 0.2]", "noise: []", r"blocks\.1\.sweep\.noise: .* at least 1 item"),
+        ("noise: [0.1, 0.2]", "loss.alpa_kl: [1]", r"block 'noise': alpa_kl = 1: "),
+        ("noise: [0.1, 0.2]", "impact.gold: [3]", r"block 'noise': .*int"),
+        ("noise: [0.1, 0.2]", "mix: [pkuu]", r"block 'noise': mix 'pkuu' is none of pku"),
+        ("seeds: [0, 1]", "seeds: [-1]", r"seeds\.0 = -1: .* greater than or equal to 0\. "),
+        ("held_out: 4", "held_oot: 4", "model: .*'held_oot'"),
     ],
 )
 def test_a_study_file_with_a_fault_is_refused_with_the_fault(tmp_path: Path, old: str, new: str, match: str) -> None:
