@@ -338,6 +338,9 @@ def _check_model(recipe: Recipe, seen: _Seen | None, findings: _Findings) -> Non
         refuse_unreachable(recipe.model)
     except ModelError as error:  # text and weights would each say so again, after a minute of asking
         findings.error("model", str(error))
+        with findings.about("reference"):
+            if recipe.reference is not None:
+                refuse_unreachable(recipe.reference_model)
         return
     with findings.about("text"):
         _check_text(recipe, seen, findings)

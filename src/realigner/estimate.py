@@ -11,7 +11,7 @@ N weights of linear layers, h hidden size, V vocabulary, L layers; P, C, R token
 | train, a retained pair | 6N(P+C) + 8hVC, and the reference's forward | 4N(P+C) + 6hVC, and the reference's forward |
 | generate | 2N(P+G) + 2hVG a prompt, for both models | the same |
 
-A `reference` of its own adds no FLOPs; its weights are held beside the model's while training reads them.
+A `reference` of its own counts by its own shape, and its weights are held beside the model's while training reads them.
 
 With `model.shard`, the devices share weights, gradients and the optimizer's state, and each gathers what it computes
 with; the time that gathering takes depends on how they are connected, and is not in it.
@@ -31,7 +31,7 @@ from typing import Any
 
 from realigner.errors import RecipeError
 from realigner.progress import SILENT, Progress
-from realigner.recipe import Recipe
+from realigner.recipe import ModelSettings, Recipe
 
 SAMPLE = 2000
 """Pairs whose lengths are taken."""
@@ -172,29 +172,31 @@ def estimate(
         RealignerError: as `check`, where data or model cannot be read.
     """
     require_positive({"pairs": pairs, "flops": flops, "bandwidth": bandwidth, "devices": devices})
-    shape = _shape(recipe)
+    shape = _shape(recipe.model, recipe.seed)
+    other = shape if recipe.reference is None else _shape(recipe.reference_model, recipe.seed)
     counted, found = _data(recipe, pairs, lengths, progress)
     shares = _shares(recipe)
     speed = _speed(recipe, flops, bandwidth, devices)
-    return Estimate(counted, found, shares, shape, speed, _stages(recipe, counted, found, shares, shape, speed))
+    stages = _stages(recipe, counted, found, shares, shape, other, speed)
+    return Estimate(counted, found, shares, shape, speed, stages)
 
 
-def _shape(recipe: Recipe) -> Shape:
+def _shape(settings: ModelSettings, seed: int) -> Shape:
     """Build the model without its weights and count."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from realigner.model.load import attach_lora, load_model_config
 
-    config = load_model_config(recipe.model)
+    config = load_model_config(settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         total = sum(p.numel() for p in model.parameters())
         head = model.get_output_embeddings()
         linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
-        if recipe.model.lora is not None:
+        if settings.lora is not None:
             model.requires_grad_(False)
-            model = attach_lora(model, recipe.model.lora, recipe.seed)
+            model = attach_lora(model, settings.lora, seed)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     text = config.get_text_config()
     return Shape(total, linear, text.hidden_size, text.num_hidden_layers, text.vocab_size, trained)
@@ -284,22 +286,34 @@ def _seconds(work: Any, device: str) -> float:
 
 
 def _stages(
-    recipe: Recipe, pairs: int, n: Lengths, shares: dict[str, float], shape: Shape, speed: Speed
+    recipe: Recipe, pairs: int, n: Lengths, shares: dict[str, float], shape: Shape, other: Shape, speed: Speed
 ) -> tuple[StageCost, ...]:
     lora = recipe.model.lora is not None
     train = pairs * (1 - recipe.data.eval_fraction)
     conflicts, retained = train * shares["conflict"], train * shares["retained"]
     confirmed = train * shares["confirm"] if recipe.loss.confirm else 0.0  # both of their responses are read
     width = _weight_bytes(recipe)
-    # NF4 with quantised constants holds a weight of a linear layer in 4.13 bits (QLoRA, arXiv 2305.14314).
-    weights = shape.parameters * width - (shape.linear * (width - 4.13 / 8) if recipe.model.quantize else 0)
     parts = speed.devices if recipe.model.shard else 1
-    # Gathered on every device: embeddings and head, and two layers, one of which comes in while the other runs.
-    groups = shape.parameters - shape.linear + 2 * shape.linear / shape.layers if parts > 1 else 0.0
-    held, moved = weights / parts + groups * width, shape.trained / parts
-    gradients = 0 if lora else 4 * groups
-    both = shape.forward(n.pair, n.chosen + n.rejected, _seen(n.prompt, n.chosen) + _seen(n.prompt, n.rejected, False))
-    one = shape.forward(n.prompt + n.chosen, n.chosen, _seen(n.prompt, n.chosen))
+
+    def weights_of(one: Shape) -> float:
+        # NF4 with quantised constants holds a weight of a linear layer in 4.13 bits (QLoRA, arXiv 2305.14314).
+        return one.parameters * width - (one.linear * (width - 4.13 / 8) if recipe.model.quantize else 0)
+
+    def gathered(one: Shape) -> float:
+        # On every device: embeddings and head, and two layers, one of which comes in while the other runs.
+        return one.parameters - one.linear + 2 * one.linear / one.layers if parts > 1 else 0.0
+
+    weights = weights_of(shape)
+    held, moved = weights / parts + gathered(shape) * width, shape.trained / parts
+    beside = weights_of(other) / parts + gathered(other) * width
+    gradients = 0 if lora else 4 * gathered(shape)
+
+    def forwards(one: Shape) -> tuple[float, float]:
+        seen = _seen(n.prompt, n.chosen)
+        pair = one.forward(n.pair, n.chosen + n.rejected, seen + _seen(n.prompt, n.rejected, False))
+        return pair, one.forward(n.prompt + n.chosen, n.chosen, seen)
+
+    (both, one), (read_both, read_one) = forwards(shape), forwards(other)
     head = 2 * shape.hidden * shape.vocabulary
     kept = recipe.loss.kl_reference != "forward"
     rate = speed.flops * UTILISATION * speed.devices
@@ -308,11 +322,12 @@ def _stages(
         return StageCost(name, flops, flops / rate if seconds is None else seconds, memory, disk)
 
     tokens = train * 4 * (2 * n.prompt + n.chosen + n.rejected)
-    on_disk = {"hidden": shape.hidden * width, "top_k": 8 * recipe.loss.kl_top_k}.get(recipe.loss.kl_reference, 0)
+    on_disk = {"hidden": other.hidden * width, "top_k": 8 * recipe.loss.kl_top_k}.get(recipe.loss.kl_reference, 0)
     reference = stage(
         "reference",
-        conflicts * both + (retained * one + confirmed * (both - one) if kept else confirmed * both),
-        held + _activations(shape, 2048, width, stored=False),
+        conflicts * read_both
+        + (retained * read_one + confirmed * (read_both - read_one) if kept else confirmed * read_both),
+        beside + _activations(other, 2048, width, stored=False),
         tokens + retained * n.chosen * on_disk,
     )
     scoring = SCORING["lora" if lora else "full"] if recipe.impact.weighting == "impact" else 0.0
@@ -325,7 +340,8 @@ def _stages(
     factor = 2.0 if lora else 3.0
     again = 0 if lora else head
     conflict = factor * both + again * (n.chosen + n.rejected)
-    anchor = factor * one + head * n.chosen + (0 if kept else one - head * n.chosen)
+    read_head = 2 * other.hidden * other.vocabulary * n.chosen  # once, from what is kept or from its forward
+    anchor = factor * one + read_head + (0 if kept else read_one - read_head)
     # The head meets the chosen response of a CONFIRM pair twice: in its preference, and in the KL.
     preference = factor * (both - one + head * n.chosen) + again * (n.chosen + n.rejected)
     micro = recipe.train.micro_batch / speed.devices
@@ -336,7 +352,7 @@ def _stages(
         held
         + 4 * moved * 3
         + gradients
-        + (held if not kept and (recipe.reference is not None or not lora) else 0)
+        + (beside if not kept and (recipe.reference is not None or not lora) else 0)
         + _activations(shape, micro * n.pair, width, stored=not recipe.train.activation_checkpointing),
         2 * checkpoint + 4 * shape.trained,
     )

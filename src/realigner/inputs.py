@@ -46,7 +46,7 @@ def reference_inputs(recipe: Recipe, _: Progress) -> Inputs:
     unset = ("shard",) if recipe.model.quantize else ("shard", "quantize")
     return {
         "model": {**_settings(recipe.model, "path", "lora", *unset), "content": model_fingerprint(recipe.model)},
-        **({"reference": model_fingerprint(recipe.reference_model)} if recipe.reference else {}),
+        **({"reference": {"content": model_fingerprint(recipe.reference_model)}} if recipe.reference else {}),
         "text": _settings(recipe.text),
         "confirm": recipe.loss.confirm > 0,  # whether CONFIRM pairs need both their responses
         **_kept(recipe.loss),

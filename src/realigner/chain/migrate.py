@@ -176,7 +176,8 @@ def next_recipe(
     content["output"] = str(next((folder / name for name in names if not (folder / name).exists()), folder / names[-1]))
     if (stored.directory / "model").is_dir():
         # What the run before was held to holds the next one too, so that drift does not add up over a chain.
-        if settings.impact.weighting == "uniform":  # impact weights are measured at the reference
+        left_out = stored.recipe.reference is not None and settings.reference is None
+        if settings.impact.weighting == "uniform" and not left_out:  # impact weights are measured at the reference
             content["reference"] = {name: getattr(settings.reference_model, name) for name in ("path", "revision")}
         content["model"]["path"] = str((stored.directory / "model").resolve())
     return Recipe.parse(content, base=base)

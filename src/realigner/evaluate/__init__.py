@@ -1,4 +1,4 @@
-"""What changed: policy agreement, distance from the reference, perplexity on what had to stay."""
+"""What changed: policy agreement, distance from the model before, perplexity on what had to stay."""
 
 from realigner.evaluate.statistics import clustered_proportion, mean_interval, paired_change, proportion, ratio_interval
 

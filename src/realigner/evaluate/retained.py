@@ -1,4 +1,4 @@
-"""What had to stay: KL from the reference and perplexity on held-out retained responses."""
+"""What had to stay: KL from the model before and perplexity on held-out retained responses."""
 
 from __future__ import annotations
 

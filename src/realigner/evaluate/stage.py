@@ -26,7 +26,7 @@ from realigner.triaging import read_triage
 
 
 def run_generate(run: Run) -> dict[str, Any]:
-    """Write `responses.parquet`: one response to each chosen held-out prompt by the reference and by the new model."""
+    """Write `responses.parquet`: one response to each chosen held-out prompt by the model before and by the new one."""
     recipe = run.recipe
     models = {"before": recipe.model, "after": trained_settings(recipe.model, run.path("model"))}
     answers = answer(models, [question_of(item) for item in held_out_prompts(run)], recipe, run.progress)

@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict
+
 from realigner.atomic import writing_directory
 from realigner.lab.shifts import (
     OLD,
@@ -42,6 +44,8 @@ NEEDED_WELL_FORMED = 0.95
 @dataclass(frozen=True, slots=True)
 class LabSettings:
     """What decides base and M_ref."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     seed: int = 0
     size: Size = field(default_factory=lambda: Size(hidden=96, intermediate=256, layers=2, heads=4, context=160))

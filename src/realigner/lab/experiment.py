@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from realigner.baselines import ARMS, Budget, JudgedPair, Task
 from realigner.lab.aligned import BASE, MODEL, LabSettings, behaviour_of, build_lab, encoder_for
@@ -39,6 +39,8 @@ OVER: Over = "both"
 @dataclass(frozen=True)
 class Setting:
     """What a cell is besides shift, seed and arm. The defaults are those of the main table."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     pairs: PositiveInt = 2000
     epochs: PositiveFloat = 1.0

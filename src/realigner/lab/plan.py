@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +45,7 @@ _IMPACT = (
     "per_class",
 )
 _SETTINGS = tuple(field.name for field in fields(Setting))
-_SETTING = TypeAdapter(Setting)
+_SETTING, _LAB, _SIZE = TypeAdapter(Setting), TypeAdapter(LabSettings), TypeAdapter(Size)
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -85,8 +85,8 @@ class Block(_Part):
             for name in names:
                 if name not in known:
                     raise ValueError(f"{what} {name!r} of block {self.name!r} is not known.{did_you_mean(name, known)}")
-        for key in (*self.setting, *self.sweep):
-            if key.split(".")[0] not in _SETTINGS:
+        for key in (*self.setting, *(name.split(".")[0] for name in self.sweep)):
+            if key not in _SETTINGS:
                 raise ValueError(f"setting {key!r} of block {self.name!r} is not known.{did_you_mean(key, _SETTINGS)}")
         return self
 
@@ -138,8 +138,13 @@ class Study(_Part):
     def _values_hold(self) -> Study:
         try:
             self.lab(0)
-        except TypeError as error:
+        except ValidationError as error:
+            raise ValueError(f"model: {_faults(error)}") from None
+        except TypeError as error:  # a size that is no mapping
             raise ValueError(f"model: {error}") from None
+        for shift in self.shifts:
+            if shift not in SHIFTS:
+                raise ValueError(f"shift {shift!r} is not known.{did_you_mean(shift, SHIFTS)}")
         for block in self.blocks:
             try:
                 for setting in settings_of(self, block):
@@ -188,7 +193,7 @@ class Study(_Part):
         found = asdict(small_settings(seed, self.preset))
         size = {**found.pop("size"), **self.model.get("size", {})}
         changes = {key: value for key, value in self.model.items() if key != "size"}
-        return LabSettings(**{**found, **changes, "size": Size(**size)})
+        return _LAB.validate_python({**found, **changes, "size": _SIZE.validate_python(asdict(Size(**size)))})
 
 
 def _faults(error: ValidationError) -> str:
@@ -312,7 +317,7 @@ def searched_as(block: Block, arm: str) -> str:
 
 def searched_at(study: Study, block: Block, setting: Setting) -> int:
     """Return the number of pairs at which the learning rates of a setting of a block are searched."""
-    return block.searched_at or (setting if block.rates else Setting(**study.setting)).pairs
+    return block.searched_at or (setting if block.rates else _SETTING.validate_python(study.setting)).pairs
 
 
 def searches_of(study: Study, block: Block) -> list[tuple[str, int]]:
@@ -326,8 +331,9 @@ def search_cells(study: Study, block: Block) -> list[Cell]:
     """Return the cells of a block's learning-rate searches, on the tuning shift and seeds."""
     if block.kind == "marginal" or block.fixed_rate is not None:
         return []
+    setting = _SETTING.validate_python(study.setting)
     return [
-        Cell("arms", "search", shift, seed, arm, Setting(**{**study.setting, "pairs": pairs}), study.lab(seed), rate)
+        Cell("arms", "search", shift, seed, arm, replace(setting, pairs=pairs), study.lab(seed), rate)
         for shift in study.search.shifts
         for seed in study.search.seeds
         for arm, pairs in searches_of(study, block)

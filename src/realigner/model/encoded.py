@@ -179,7 +179,7 @@ def write_encoded(
     Args:
         triaged: the training side, streamed.
         encoder: its tally says afterwards what was cut or dropped.
-        reference: the frozen model (an adapter, if any, must be at its initial state or disabled).
+        reference: the frozen model, as it scores now (an adapter that is to be trained is fresh or disabled).
         path: file to write.
         key: identity of model, tokenizer, template, adapter and data; `load_encoded` refuses another one.
         loss: which responses the losses read, and what the retain term needs kept of the reference.

@@ -40,7 +40,7 @@ def _refusal(settings: ModelSettings, why: str) -> ModelError:
     return ModelError(
         f"{settings.called} = {settings.path!r}",
         f"it is no directory here and not in the cache, and {why}",
-        "Correct the path or the name (and model.revision), log in where it is not public (hf auth login), or fetch it "
+        "Correct the path or the name (and its revision), log in where it is not public (hf auth login), or fetch it "
         "where there is a network (hf download NAME)",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from realigner.errors import DataError, ModelError, TemplateError
-from realigner.model.chat import Encoder
+from realigner.model.chat import DEFAULT_MAX_LENGTH, Encoder
 from realigner.model.encoded import encode_together, load_encoded, write_encoded
 from realigner.model.load import context_of, load_model, load_model_config, load_tokenizer
 from realigner.recipe import Recipe
@@ -75,15 +75,16 @@ def refuse_other_tokens(recipe: Recipe) -> None:
         return
     model, reference = load_model_config(recipe.model), load_model_config(recipe.reference_model)
     given = f"reference.path = {recipe.reference.path!r}"
-    tokens = [load_tokenizer(each).get_vocab() for each in (recipe.model, recipe.reference_model)]
+    pieces = [load_tokenizer(each).get_vocab() for each in (recipe.model, recipe.reference_model)]
     widths = [each.get_text_config().vocab_size for each in (model, reference)]
-    if tokens[0] != tokens[1] or widths[0] != widths[1]:
+    if pieces[0] != pieces[1] or widths[0] != widths[1]:
+        how = f"{widths[1]} logits, not {widths[0]}" if widths[0] != widths[1] else "another tokenizer"
         raise ModelError(
             given,
-            f"its tokens are not the model's ({widths[1]} and {widths[0]} of them)",
+            f"its tokens are not the model's ({how})",
             "Name a model of the same family: in a chain of runs, the one that the first run started from",
         )
-    longest = recipe_encoder(recipe, model).max_length
+    longest = recipe.text.max_length or min(DEFAULT_MAX_LENGTH, context_of(model))
     if context_of(reference) < longest:
         raise ModelError(
             given,

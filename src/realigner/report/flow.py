@@ -32,7 +32,7 @@ ENDS = {
     Direction.SUPPRESS_BOTH: ("Suppressed", "both made less likely"),
     Direction.CORRECTION_OVER_CHOSEN: ("Corrected", "correction over chosen"),
     Direction.CORRECTION_OVER_BOTH: ("Corrected", "correction over both"),
-    Direction.RETAIN: ("Retained", "held to the original"),
+    Direction.RETAIN: ("Retained", "held to the reference"),
     Direction.NONE: ("Not trained", "for human review"),
 }
 HELD_OUT = "held_out"

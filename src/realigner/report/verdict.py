@@ -88,7 +88,7 @@ def read_cost(run: RunFiles) -> str:
     except NotMeasured:
         kl = None
     if kl is not None:
-        costs.append(f"KL from the original {kl.shown('plain')} nats per token")
+        costs.append(f"KL from the model before {kl.shown('plain')} nats per token")
     return f"Cost on retained responses: {'; '.join(costs)}." if costs else ""
 
 

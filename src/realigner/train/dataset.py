@@ -134,7 +134,8 @@ def weighted_pairs(
         data: a `WeightedPairs` (returned as it is), encoded pairs as a `datasets.Dataset`, or `TriagedPair`s, which
             are encoded and scored under `reference` here.
         encoder: turns `TriagedPair`s into tokens.
-        reference: the frozen model (an adapter, if any, disabled).
+        reference: the frozen model, as it scores now (an adapter that is to be trained is disabled); None where there
+            is none any more.
         loss: which responses the losses read, and what the retain term needs kept of the reference.
         weights: impact weights of the conflicts.
     """
@@ -150,6 +151,12 @@ def weighted_pairs(
         return WeightedPairs(data, weights)
     if encoder is None:
         raise ModelError("processing_class = None", "text needs a tokenizer", "Pass the model's tokenizer")
+    if reference is None:
+        raise ModelError(
+            f"triaged pairs after the reference was let go (loss.kl_reference = {loss.kl_reference})",
+            "nothing is there to score them by",
+            "Give encoded pairs (realigner.model.encoded), or set loss.kl_reference: forward",
+        )
     before = Counter(encoder.tally)
     examples = list(encode_triaged(_triaged(data), encoder))
     lost = {name: count for name, count in (encoder.tally - before).items() if name != "pairs"}

@@ -68,7 +68,7 @@ def refuse_trained_adapter(model: Any) -> None:
     if loaded or (has_adapter(model) and _adapter_acts(model)):
         raise ModelError(
             "a model with an adapter that has been trained already",
-            "the reference is the model with its adapter disabled, which would not be the aligned model",
+            "training goes on from the model with a fresh adapter, whose reference is the model without it",
             "Merge the adapter first (model.merge_and_unload()), then pass peft_config for a fresh one",
         )
 

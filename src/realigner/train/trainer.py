@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,8 +67,8 @@ class TraceTrainer(Trainer):
     """Trains a model on triaged pairs by the TRACE objective, in the manner of transformers' Trainer.
 
     Args:
-        model: the aligned model, or its path. Its state now is the reference. A PEFT model must be fresh (B = 0). One
-            whose parameters `fully_shard` has spread over the processes already stays as it is.
+        model: the aligned model, or its path. Its state now is the reference, unless `ref_model` is. A PEFT model must
+            be fresh (B = 0). One whose parameters `fully_shard` has spread over the processes already stays as it is.
         args: a `TraceConfig`.
         train_dataset: `TriagedPair`s, pairs encoded by `realigner.model.encoded` (a `datasets.Dataset`), or a
             `WeightedPairs` view of them.
@@ -119,7 +120,7 @@ class TraceTrainer(Trainer):
             callbacks=[KLController(args.loss.alpha_kl, args.loss.kl_budget), _Upkeep(self), *callbacks],
         )
         if self._kept:
-            self.reference, self._scores = None, self.model  # everything that training needs of it has been kept
+            self._let_go(own=ref_model is None and has_adapter(model))
         # In an evaluation over several ranks, a pair repeated to even out their batches would be counted twice.
         self.accelerator.even_batches = False
         self._sharded = is_sharded(self.model)
@@ -128,6 +129,19 @@ class TraceTrainer(Trainer):
         models = [each for each in (self.model, self.reference) if each is not None]
         with self.accelerator.autocast():
             self.kernel = choose(models, args.packed_attention, packed=self.packed)
+
+    def _let_go(self, *, own: bool) -> None:
+        """Forget the reference once everything that training needs of it has been kept.
+
+        Args:
+            own: it is the model without its adapter, which stays there to score with.
+        """
+        sharded = self.reference is not None and is_sharded(self.reference)
+        self.reference = None
+        if not own:
+            self._scores = None
+        if sharded:  # its hooks refer to each other
+            gc.collect()
 
     def _head_is_plain(self, model: Any) -> bool:
         """Say whether the head can be taken apart into tiles, and warn where it cannot."""
@@ -160,13 +174,15 @@ class TraceTrainer(Trainer):
             yield
 
     def _head_of_reference(self, model: Any) -> Head | None:
-        """Return the frozen head; None where it is the trained model's own, which an adapter leaves alone."""
+        """Return the frozen head; None where none is read, or the trained model's own, which an adapter leaves alone."""
         if self._kept and not self.tiled:
             raise ModelError(
                 f"loss.kl_reference = {self._loss.kl_reference}",
                 "what is kept of the reference is read in tiles of a plain head, which this model does not have",
                 "Set loss.kl_reference: forward",
             )
+        if self._loss.kl_reference == "top_k":
+            return None  # ids and log-probs are kept, no head reads them
         head = head_of(self._scores)
         if head is None or (self.reference is None and has_adapter(model)):
             return None

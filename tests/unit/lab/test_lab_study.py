@@ -274,7 +274,13 @@ def test_the_search_is_on_the_tuning_shift_and_seeds_alone(study: Study) -> None
         ("noise: [0.1, 0.2]", "impact.gold: [3]", r"block 'noise': .*int"),
         ("noise: [0.1, 0.2]", "mix: [pkuu]", r"block 'noise': mix 'pkuu' is none of pku"),
         ("seeds: [0, 1]", "seeds: [-1]", r"seeds\.0 = -1: .* greater than or equal to 0\. "),
-        ("held_out: 4", "held_oot: 4", "model: .*'held_oot'"),
+        ("held_out: 4", "held_oot: 4", r"model: held_oot = 4: "),
+        ("held_out: 4", "held_out: many", r"model: held_out = 'many': "),
+        ("held_out: 4", "size: {hiden: 4}", r"model: .*hiden"),
+        ("held_out: 4", "size: {hidden: wide}", r"model: .*hidden"),
+        ("setting: {pairs: 64}", "setting: {pairs: 64, nois: 0.3}", r"block 'main': nois = 0\.3: "),
+        ("setting: {pairs: 64}", "setting: {loss.alpha_kl: 3}", r"block 'main': loss\.alpha_kl = 3: "),
+        ("shifts: [safety]", "shifts: [saftey]", r"shift 'saftey' is not known\. Did you mean 'safety'"),
     ],
 )
 def test_a_study_file_with_a_fault_is_refused_with_the_fault(tmp_path: Path, old: str, new: str, match: str) -> None:

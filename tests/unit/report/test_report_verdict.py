@@ -117,7 +117,7 @@ def test_the_cost_stands_beside_the_verdict(tmp_path: Path, after: dict[str, Any
     summary = {"agreement": paired(0.04, 0.2, 0.001), "kl": interval(0.2), "perplexity": {"before": interval(5.0, 0.3)}}
     summary["perplexity"]["after"] = after
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    cost = f"Cost on retained responses: {words}; KL from the original 0.200 nats per token."
+    cost = f"Cost on retained responses: {words}; KL from the model before 0.200 nats per token."
     assert read_verdict(RunFiles(tmp_path)).cost == cost
 
 

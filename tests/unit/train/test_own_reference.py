@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference.naive_training import logits_of
+from reference.naive_training import logits_of, naive
 from safetensors.torch import load_file
 from tiny import saved_tiny
 
@@ -16,11 +16,12 @@ from realigner import pipeline
 from realigner.check import check
 from realigner.errors import ModelError, RecipeError, StaleKeyError
 from realigner.estimate import Lengths, estimate
-from realigner.losses import forward_kl
-from realigner.model.load import load_model
-from realigner.model.stage import encoded_pairs
+from realigner.model.encoded import encode_triaged
+from realigner.model.load import load_model, load_model_config
+from realigner.model.stage import encoded_pairs, recipe_encoder
 from realigner.recipe import Recipe
 from realigner.runs import load_run
+from realigner.triaging import read_triage
 
 POLICY = """
 id: bread
@@ -40,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_tiny("llama", folder / "same", hidden=16)
     saved_tiny("llama", folder / "second", hidden=16, seed=1)
     saved_tiny("qwen2", folder / "other")
+    saved_tiny("llama", folder / "large", hidden=32)
     answers = ("Take bread.", "Ask a doctor.")
     rows = [
         {"prompt": f"What is the question {i}?", "chosen": f"{answers[i % 2]} {i}", "rejected": answers[i // 2 % 2]}
@@ -94,26 +96,26 @@ def test_the_model_itself_named_as_the_reference_changes_no_bit(folder: Path, lo
 
 @pytest.mark.parametrize("kept", ["forward", "hidden", "top_k"])
 def test_log_ratios_and_kl_are_against_the_reference_that_is_named(folder: Path, kept: str) -> None:
+    """On the pairs of training, and on those that are held out, which are scored by themselves; nothing moves here."""
     output = f"named-{kept}"
     loss = {"kl_reference": kept, "kl_top_k": 400, "alpha_kl": 1.0}
-    everything = {"batch_size": 44, "micro_batch": 44, "max_steps": 1}
+    everything = {"batch_size": 44, "micro_batch": 44, "max_steps": 1, "learning_rate": 1e-12}
     settings = recipe(folder, output, "first", loss=loss, train=everything)
     pipeline.run(settings, until="train")
-    pairs = list(encoded_pairs(load_run(folder / output)))
-    first, second = (torch.no_grad()(logits_of(load_model(m))) for m in (settings.reference_model, settings.model))
-    kls: list[torch.Tensor] = []
-    for pair in pairs:
-        ids, start = pair["chosen_ids"], pair["chosen_start"]
-        before, now = first(ids)[start - 1 : -1], second(ids)[start - 1 : -1]
-        if pair["chosen_logp"] is not None:
-            logps = before.log_softmax(-1).gather(-1, torch.tensor(ids[start:])[:, None])
-            assert pair["chosen_logp"] == pytest.approx(float(logps.sum()), rel=1e-4)
-        if pair["outcome"] in ("CONFIRM", "NEUTRAL"):
-            kls.append(forward_kl(now, before))
-    assert len(kls) > 5
-    start_kl = metrics(folder / output)[0]["kl"]
-    assert start_kl == pytest.approx(float(torch.cat(kls).mean()), rel=1e-3)
-    assert start_kl > 0.01
+    first, second = (logits_of(load_model(model)) for model in (settings.reference_model, settings.model))
+    encoder = recipe_encoder(settings, load_model_config(settings.model))
+    held_out = encode_triaged(read_triage(folder / output / "triage.parquet", split="eval"), encoder)
+    lines = metrics(folder / output)
+    for prefix, pairs in (("", encoded_pairs(load_run(folder / output))), ("eval_", held_out)):
+        how = {"beta": settings.loss.beta, "imitate": settings.loss.imitate}
+        terms = naive(second, first, pairs, **how, confirm=True, weighted=False)
+        (line,) = (line for line in lines if f"{prefix}loss" in line)
+        expected = terms.means()
+        assert expected["kl"] > 0.01
+        assert sum("logp_change" in name for name in expected) >= 2
+        for name, value in expected.items():
+            if not name.endswith("accuracy"):
+                assert line[prefix + name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
 
 
 def test_a_reference_decides_the_key_of_what_it_decides_and_of_nothing_before(folder: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_run_with_a_reference_goes_to_its_report_and_compares_with_the_model_b
 
 def test_a_reference_with_other_tokens_is_refused_before_anything_is_judged(folder: Path) -> None:
     settings = recipe(folder, "tokens", "other")
-    with pytest.raises(ModelError, match=r"reference\.path = .*its tokens are not the model's"):
+    with pytest.raises(ModelError, match=r"reference\.path = .*its tokens are not the model's \(another tokenizer\)"):
         pipeline.run(settings)
     assert not (folder / "tokens").exists()
     (line,) = (str(each) for each in check(settings) if each.topic == "reference")
@@ -177,3 +179,4 @@ def test_the_estimate_counts_the_second_model_where_training_holds_it(folder: Pa
     size = sum(p.numel() for p in load_model(recipe(folder, "estimate", None).model).parameters())
     assert memory("first", "forward") - memory(None, "forward") == 4 * size
     assert memory("first", "hidden") == memory(None, "hidden")
+    assert memory("large", "forward") - memory("first", "forward") > 2 * size

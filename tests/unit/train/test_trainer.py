@@ -34,7 +34,7 @@ def test_a_trained_adapter_is_refused_and_a_fresh_one_is_not(settings: dict[str,
     run = TraceTrainer(model, config(tmp_path), mixture(8), processing_class=tokenizer)
     assert run.reference is None
     run.train()
-    with pytest.raises(ModelError, match="adapter that has been trained already: the reference is the model with its "):
+    with pytest.raises(ModelError, match="adapter that has been trained already: training goes on from the model with a fresh "):
         TraceTrainer(model, config(tmp_path), mixture(8), processing_class=tokenizer)
 
 
@@ -284,6 +284,26 @@ def test_an_evaluation_takes_other_pairs(tmp_path: Path) -> None:
     }
     assert others["other_loss"] == pytest.approx(others["other_INVERT/loss"])
     assert others["other_INVERT/chosen_logp_change"] != 0.0
+
+
+@pytest.mark.parametrize("kept", ["forward", "hidden", "top_k"])
+def test_other_pairs_are_scored_by_the_reference_or_not_at_all(kept: str, tmp_path: Path) -> None:
+    """A reference of which everything has been kept is let go: the model in training must not take its place."""
+    pairs, reference = mixture(4), tiny_model("llama", hidden=16, seed=1)
+    settings = {"adapter": lora(), "loss": {"kl_reference": kept}, "eval_dataset": pairs}
+    given = trainer(tmp_path, mixture(8), ref_model=reference, **settings)
+    known = given.evaluate()
+    if kept == "forward":
+        assert given.evaluate(pairs) == known
+    else:
+        with pytest.raises(ModelError, match="after the reference was let go"):
+            given.evaluate(pairs)
+    own = trainer(tmp_path, mixture(8), **settings)
+    own.train()
+    first, again = (own.evaluate(each) for each in (None, pairs))
+    assert {n: v for n, v in first.items() if "runtime" not in n} == pytest.approx(
+        {n: v for n, v in again.items() if "runtime" not in n}
+    )
 
 
 # -- what is left behind --------------------------------------------------------------------------------------------
