@@ -174,7 +174,7 @@ class TraceTrainer(Trainer):
             yield
 
     def _head_of_reference(self, model: Any) -> Head | None:
-        """Return the frozen head; None where none is read, or the trained model's own, which an adapter leaves alone."""
+        """Return the frozen head; None where none is read, or the trained one serves, which an adapter leaves alone."""
         if self._kept and not self.tiled:
             raise ModelError(
                 f"loss.kl_reference = {self._loss.kl_reference}",
