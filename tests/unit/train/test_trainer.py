@@ -34,7 +34,9 @@ def test_a_trained_adapter_is_refused_and_a_fresh_one_is_not(settings: dict[str,
     run = TraceTrainer(model, config(tmp_path), mixture(8), processing_class=tokenizer)
     assert run.reference is None
     run.train()
-    with pytest.raises(ModelError, match="adapter that has been trained already: training goes on from the model with a fresh "):
+    with pytest.raises(
+        ModelError, match="adapter that has been trained already: training goes on from the model with a fresh "
+    ):
         TraceTrainer(model, config(tmp_path), mixture(8), processing_class=tokenizer)
 
 
