@@ -193,7 +193,7 @@ def _csv(rows: Sequence[Row]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["kind", "shift", "seed", "arm", "learning_rate", "setting", *READINGS, "trouble"])
     for row in rows:
-        setting = ";".join(f"{k}={v}" for k, v in row["setting"].items())
+        setting = ";".join(f"{k}={v}" for k, v in sorted(row["setting"].items()))
         values = [read(row) for read, _, _ in READINGS.values()]
         head = [row["kind"], row["shift"], row["seed"], row["arm"], row["learning_rate"], setting]
         writer.writerow(
