@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,28 @@ DIRECTIONS = {
     Outcome.UNDECIDED: Direction.NONE,
 }
 WORDS = ["bread", "water", "salt", "flour", "time", "story", "doctor", "question", "answer", "weather"]
+
+BREAD = """
+id: bread
+version: "1"
+title: No bread
+rules:
+  - id: no-bread
+    text: A response does not speak of bread.
+    forbid: {words: [bread]}
+"""
+"""A policy under which `write_bread`'s pairs have every outcome."""
+
+
+def write_bread(folder: Path) -> None:
+    """Write policy.yaml and 48 old preferences, old.jsonl."""
+    answers = ("Take bread.", "Ask a doctor.")
+    rows = [
+        {"prompt": f"What is the question {i}?", "chosen": f"{answers[i % 2]} {i}", "rejected": answers[i // 2 % 2]}
+        for i in range(48)
+    ]
+    (folder / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "policy.yaml").write_text(BREAD)
 
 
 def triaged(number: int, outcome: Outcome, *, corrected: bool = False) -> TriagedPair:

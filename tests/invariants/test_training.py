@@ -64,26 +64,36 @@ class Gradients(TrainerCallback):
         self.errors.append(max(float((found[n] - g).abs().max()) for n, g in expected.items()) / largest)
 
 
+def compared(directory: Path, pairs: Any, **settings: Any) -> Gradients:
+    """Train in float64 by the losses that the formulas know, comparing every step."""
+    compare = Gradients()
+    with Float64Throughout():
+        compare.trainer = trainer(
+            directory,
+            pairs,
+            dtype=torch.float64,
+            callbacks=[compare],
+            loss={"beta": 0.3, "alpha_kl": 0.5, "confirm": 0.7},
+            **settings,
+        )
+        compare.trainer.train()
+    return compare
+
+
 @pytest.mark.parametrize(("family", "adapter"), [("llama", None), ("qwen2", lora()), ("gemma2", lora())])
 def test_gradients_equal_those_of_the_formulas(family: str, adapter: Any, tmp_path: Path) -> None:
     """At the reference and away from it, over accumulated micro-batches that hold a class or none of it."""
     pairs = mixture(8)
-    compare = Gradients()
-    with Float64Throughout():
-        compare.trainer = trainer(
-            tmp_path,
-            pairs,
-            family=family,
-            adapter=adapter,
-            dtype=torch.float64,
-            weights=weights_of(pairs),
-            callbacks=[compare],
-            loss={"beta": 0.3, "alpha_kl": 0.5, "confirm": 0.7},
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=4,
-            num_train_epochs=2,
-        )
-        compare.trainer.train()
+    compare = compared(
+        tmp_path,
+        pairs,
+        family=family,
+        adapter=adapter,
+        weights=weights_of(pairs),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        num_train_epochs=2,
+    )
     assert len(compare.errors) == 2
     assert max(compare.errors) < 1e-6  # the reference log-probabilities are stored in float32
 
@@ -94,23 +104,11 @@ def test_gradients_equal_those_of_the_formulas_with_another_model_as_the_referen
     adapter: Any, own_adapter: bool, tmp_path: Path
 ) -> None:
     """As in a chain of runs. What the reference is made of, an adapter among it, belongs to it."""
-    pairs = mixture(8)
     other = tiny_model("llama", dtype=torch.float64, hidden=16, seed=1)
     if own_adapter:
         other = wrap_in_adapter(other, lora(init_lora_weights=False), seed=2).double()
-    compare = Gradients()
-    with Float64Throughout():
-        compare.trainer = trainer(
-            tmp_path,
-            pairs,
-            adapter=adapter,
-            dtype=torch.float64,
-            ref_model=other,
-            callbacks=[compare],
-            loss={"beta": 0.3, "alpha_kl": 0.5, "confirm": 0.7},
-        )
-        compare.trainer.train()
-    assert steps(compare.trainer)[0]["kl"] > 0.01
+    compare = compared(tmp_path, mixture(8), adapter=adapter, ref_model=other)
+    assert compare.trainer is not None and steps(compare.trainer)[0]["kl"] > 0.01
     assert max(compare.errors) < 1e-6
 
 

@@ -22,7 +22,7 @@ from realigner.baselines import ARMS, BY_ANSWER, UNTRAINED
 from realigner.baselines.arms import PAPER_LOSS
 from realigner.errors import RecipeError, did_you_mean
 from realigner.lab.aligned import LabSettings, Preset, lab_key, small_settings
-from realigner.lab.experiment import IMPACT, OVER, Setting
+from realigner.lab.experiment import OVER, Setting
 from realigner.lab.shifts import PRESETS, SHIFTS, TUNING
 from realigner.lab.small_model import Size
 from realigner.recipe_parts import PositiveFloat
@@ -188,6 +188,11 @@ class Study(_Part):
                 near = did_you_mean(name, known)
                 raise RecipeError(f"block {name!r}", f"the study has {', '.join(known)}", f"Name one of them.{near}")
 
+    @property
+    def own_setting(self) -> Setting:
+        """The setting of cells that no block changes, searches among them."""
+        return _SETTING.validate_python(self.setting)
+
     def lab(self, seed: int) -> LabSettings:
         """Return what decides M_ref for a seed."""
         found = asdict(small_settings(seed, self.preset))
@@ -233,7 +238,8 @@ class Cell:
             setting["correlation"] = "independent"  # of nothing
         del setting["loss"]
         loss = self.setting.whole_loss.model_dump(mode="json")
-        impact = _merged(IMPACT.model_dump(mode="json"), setting.pop("impact"))
+        del setting["impact"]
+        impact = self.setting.whole_impact.model_dump(mode="json")
         # Named one by one: a setting that the library gains later, and that does nothing here, changes no cell.
         if self.kind == "arms" and self.arm in TRACE_FREE:
             loss = {name: loss[name] for name in ("beta", "ipo_tau")}
@@ -270,14 +276,6 @@ def settings_of(study: Study, block: Block) -> Iterator[Setting]:
             head, _, rest = name.partition(".")
             merged[head] = _put(merged.get(head, {}), rest.split("."), value) if rest else value
         yield _SETTING.validate_python(merged)
-
-
-def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tree with changes, branch by branch."""
-    return {
-        **tree,
-        **{k: _merged(tree[k], v) if isinstance(v, dict) and k in tree else v for k, v in changes.items()},
-    }
 
 
 def _put(tree: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
@@ -317,7 +315,7 @@ def searched_as(block: Block, arm: str) -> str:
 
 def searched_at(study: Study, block: Block, setting: Setting) -> int:
     """Return the number of pairs at which the learning rates of a setting of a block are searched."""
-    return block.searched_at or (setting if block.rates else _SETTING.validate_python(study.setting)).pairs
+    return block.searched_at or (setting if block.rates else study.own_setting).pairs
 
 
 def searches_of(study: Study, block: Block) -> list[tuple[str, int]]:
@@ -331,9 +329,8 @@ def search_cells(study: Study, block: Block) -> list[Cell]:
     """Return the cells of a block's learning-rate searches, on the tuning shift and seeds."""
     if block.kind == "marginal" or block.fixed_rate is not None:
         return []
-    setting = _SETTING.validate_python(study.setting)
     return [
-        Cell("arms", "search", shift, seed, arm, replace(setting, pairs=pairs), study.lab(seed), rate)
+        Cell("arms", "search", shift, seed, arm, replace(study.own_setting, pairs=pairs), study.lab(seed), rate)
         for shift in study.search.shifts
         for seed in study.search.seeds
         for arm, pairs in searches_of(study, block)

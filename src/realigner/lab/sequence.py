@@ -40,29 +40,36 @@ def run_sequence(
     """
     models = dict(load_models(cache, lab))
     if reference == "anew":
-        return _anew(models, lab, seed, setting, learning_rate)
-    stages: list[dict[str, Any]] = []
+        stages = _anew(models, lab, seed, setting, learning_rate)
+    else:
+        stages = _chain(models, lab, seed, reference, setting, learning_rate)
+    return {"stages": stages, "agreement": sum(stages[-1][name] for name in ORDER) / len(ORDER)}
+
+
+def _chain(
+    models: dict[str, Any], lab: LabSettings, seed: int, reference: str, setting: Setting, learning_rate: float
+) -> list[dict[str, Any]]:
+    model, stages = models[MODEL], []
     changes: Changes = frozenset()
     for number, name in enumerate(ORDER):
         changes |= SHIFTS[name].changes
-        start = models[MODEL] if number == 0 else stages[-1]["model"]
         if reference == "moving":
-            models = {**models, MODEL: start}
+            models = {**models, MODEL: model}
         task = make_task(models, name, seed, setting, learning_rate, lab.size.context, changes)
-        model = _trained(task, copy.deepcopy(start).requires_grad_(True))
-        stages.append({"model": model, **_found(model, task, ORDER[: number + 1], seed, setting, changes)})
-    return _told(stages)
+        model = _trained(task, copy.deepcopy(model).requires_grad_(True))
+        stages.append(_found(model, task, ORDER[: number + 1], seed, setting, changes))
+    return stages
 
 
 def _anew(
     models: dict[str, Any], lab: LabSettings, seed: int, setting: Setting, learning_rate: float
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     changes: Changes = frozenset().union(*(SHIFTS[name].changes for name in ORDER))
     tasks = [make_task(models, name, seed, setting, learning_rate, lab.size.context, changes) for name in ORDER]
     budget = replace(tasks[0].budget, steps=sum(task.budget.steps for task in tasks))
     whole = replace(tasks[0], pairs=[pair for task in tasks for pair in task.pairs], budget=budget)
     model = _trained(whole, whole.load(MODEL))
-    return _told([{}, {}, _found(model, whole, ORDER, seed, setting, changes)])
+    return [{}, {}, _found(model, whole, ORDER, seed, setting, changes)]
 
 
 def _trained(task: Task, start: Any) -> Any:
@@ -82,11 +89,3 @@ def _found(
         texts = answers(model, task.encoder, [prompt for _, prompt in asked])
         found[name] = agreement(asked, texts, changes)
     return found
-
-
-def _told(stages: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    last = stages[-1]
-    return {
-        "stages": [{k: v for k, v in stage.items() if k != "model"} for stage in stages],
-        "agreement": sum(last[name] for name in ORDER) / len(ORDER),
-    }

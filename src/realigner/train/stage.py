@@ -60,18 +60,21 @@ def run_train(run: Run) -> dict[str, Any]:
     checkpoint = last_checkpoint(scratch)
     refuse_other_layout(checkpoint, sharded=is_sharded(model))
     encoder = recipe_encoder(recipe, model.config)
+    reference = load_model(recipe.reference_model)
+    held_out = _held_out(run, encoder, reference, scratch)
     trainer = TraceTrainer(
         model,
         args,
         dataset,
-        eval_dataset=_held_out(run, encoder, scratch),
+        eval_dataset=held_out,
         processing_class=encoder.tokenizer,
-        ref_model=load_model(recipe.reference_model) if _wants_reference(recipe, model) else None,
+        ref_model=reference if _wants_reference(recipe, model) else None,
         callbacks=[
             MetricsFile(run.path("metrics.jsonl")),
             Completions(run.path("completions.jsonl"), encoder, recipe, _prompts(run, encoder)),
         ],
     )
+    del reference  # the trainer keeps it where it needs it
     _place_trackers(trainer, run.path("tensorboard"), keep=checkpoint is not None)
     with run.progress.task("training", total_steps(recipe.train, sampler.steps)) as advance:
         trainer.add_callback(ShowSteps(advance))
@@ -102,7 +105,7 @@ def run_train(run: Run) -> dict[str, Any]:
 
 
 def _wants_reference(recipe: Recipe, model: Any) -> bool:
-    """Say whether the frozen reference has to be loaded: another model, or a sharded one, which cannot be copied."""
+    """Say whether the trainer needs the reference given: another model, or a sharded one, which cannot be copied."""
     uncopied = is_sharded(model) and recipe.model.lora is None and recipe.loss.kl_reference == "forward"
     return recipe.reference is not None or uncopied
 
@@ -156,14 +159,14 @@ def _is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def _held_out(run: Run, encoder: Encoder, scratch: Path) -> Any:
-    """Return the first held-out pairs that are decided, encoded."""
+def _held_out(run: Run, encoder: Encoder, reference: Any, scratch: Path) -> Any:
+    """Return the first held-out pairs that are decided, encoded and scored under the reference."""
     path = scratch / f"eval-{ranks.rank()}.arrow"
     decided = (i for i in read_triage(run.path("triage.parquet"), split="eval") if i.direction != Direction.NONE)
     write_encoded(
         islice(decided, EVAL_PAIRS),
         encoder,
-        load_model(run.recipe.reference_model),
+        reference,
         path,
         key="eval",
         loss=run.recipe.loss,

@@ -120,7 +120,7 @@ class TraceTrainer(Trainer):
             callbacks=[KLController(args.loss.alpha_kl, args.loss.kl_budget), _Upkeep(self), *callbacks],
         )
         if self._kept:
-            self._let_go(own=ref_model is None and has_adapter(model))
+            self._let_go()
         # In an evaluation over several ranks, a pair repeated to even out their batches would be counted twice.
         self.accelerator.even_batches = False
         self._sharded = is_sharded(self.model)
@@ -130,16 +130,12 @@ class TraceTrainer(Trainer):
         with self.accelerator.autocast():
             self.kernel = choose(models, args.packed_attention, packed=self.packed)
 
-    def _let_go(self, *, own: bool) -> None:
-        """Forget the reference once everything that training needs of it has been kept.
-
-        Args:
-            own: it is the model without its adapter, which stays there to score with.
-        """
+    def _let_go(self) -> None:
+        """Forget the reference once everything that training needs of it has been kept."""
         sharded = self.reference is not None and is_sharded(self.reference)
+        if self.reference is not None or not has_adapter(self.model):
+            self._scores = None  # a model without its fresh adapter stays there to score with
         self.reference = None
-        if not own:
-            self._scores = None
         if sharded:  # its hooks refer to each other
             gc.collect()
 

@@ -70,9 +70,7 @@ def test_the_next_run_starts_from_the_model_that_was_left_and_is_held_to_what_he
     assert following.model.path == str(chain / "v3" / "model")
     assert following.reference_model.path == str(chain / "model")
     assert next_recipe(stored, following, chain / "v2.yaml", new).reference == following.reference
-    held = StoredRun(
-        stored.directory, stored.manifest, following
-    )  # a run that had the reference, migrated by --set reference=null
+    held = StoredRun(stored.directory, stored.manifest, following)  # migrated by --set reference=null
     assert next_recipe(held, stored.recipe, chain / "v2.yaml", new).reference is None
     weighted = stored.recipe.model_copy(update={"impact": ImpactSettings(weighting="impact")})
     assert next_recipe(stored, weighted, chain / "v2.yaml", new).reference is None

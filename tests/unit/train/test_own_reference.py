@@ -11,6 +11,7 @@ import torch
 from reference.naive_training import logits_of, naive
 from safetensors.torch import load_file
 from tiny import saved_tiny
+from tiny_training import largest_difference, write_bread
 
 from realigner import pipeline
 from realigner.check import check
@@ -23,16 +24,6 @@ from realigner.recipe import Recipe
 from realigner.runs import load_run
 from realigner.triaging import read_triage
 
-POLICY = """
-id: bread
-version: "1"
-title: No bread
-rules:
-  - id: no-bread
-    text: A response does not speak of bread.
-    forbid: {words: [bread]}
-"""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,13 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved_tiny("llama", folder / "second", hidden=16, seed=1)
     saved_tiny("qwen2", folder / "other")
     saved_tiny("llama", folder / "large", hidden=32)
-    answers = ("Take bread.", "Ask a doctor.")
-    rows = [
-        {"prompt": f"What is the question {i}?", "chosen": f"{answers[i % 2]} {i}", "rejected": answers[i // 2 % 2]}
-        for i in range(48)
-    ]
-    (folder / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "policy.yaml").write_text(POLICY)
+    write_bread(folder)
     return folder
 
 
@@ -71,14 +56,15 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = load_file(run / "model" / "adapter_model.safetensors")
+    (file,) = (run / "model").glob("*.safetensors")
+    found: dict[str, torch.Tensor] = load_file(file)
     return found
 
 
 @pytest.mark.parametrize("lora", [{"rank": 4}, None], ids=["lora", "full"])
 @pytest.mark.parametrize("kept", ["forward", "hidden"])
 def test_the_model_itself_named_as_the_reference_changes_no_bit(folder: Path, lora: Any, kept: str) -> None:
-    found = []
+    found, trained = [], []
     for name in (None, "same"):
         output = f"itself-{name}-{kept}-{lora is None}"
         model = {"path": "first", "lora": lora}
@@ -90,8 +76,10 @@ def test_the_model_itself_named_as_the_reference_changes_no_bit(folder: Path, lo
                 for line in metrics(folder / output)
             ]
         )
+        trained.append(weights(folder / output))
     assert found[0] == found[1]
     assert any("loss" in line for line in found[0])
+    assert largest_difference(*trained) == 0.0
 
 
 @pytest.mark.parametrize("kept", ["forward", "hidden", "top_k"])

@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import saved_tiny, tiny_model, tiny_tokenizer
-from tiny_training import lora
+from tiny_training import lora, write_bread
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from realigner import pipeline
@@ -32,15 +32,6 @@ from realigner.report.card import write_card
 from realigner.runs import load_run
 from realigner.train.stage import Completions, last_checkpoint, mean_loss
 
-POLICY = """
-id: bread
-version: "1"
-title: No bread
-rules:
-  - id: no-bread
-    text: A response does not speak of bread.
-    forbid: {words: [bread]}
-"""
 TRAIN = {"batch_size": 4, "micro_batch": 2, "epochs": 3, "learning_rate": 3e-3, "save_every": 2, "evaluate_every": 7}
 
 
@@ -65,13 +56,7 @@ def weighed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["base_model_name_or_path"] = str(folder / "model")
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
     tiny_tokenizer("llama").save_pretrained(folder / "adapter")
-    answers = ("Take bread.", "Ask a doctor.")
-    rows = [
-        {"prompt": f"What is the question {i}?", "chosen": f"{answers[i % 2]} {i}", "rejected": answers[i // 2 % 2]}
-        for i in range(48)
-    ]
-    (folder / "old.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "policy.yaml").write_text(POLICY)
+    write_bread(folder)
     pipeline.run(recipe(folder), until="weigh")
     return folder
 
